@@ -1,0 +1,1 @@
+"""The roster: one module a domain."""

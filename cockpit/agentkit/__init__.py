@@ -1,0 +1,1 @@
+"""What an agent is made of: Agent, Op, handles and artifacts."""

@@ -1,0 +1,1 @@
+"""One protocol and its real client a file."""

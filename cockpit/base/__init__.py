@@ -1,0 +1,1 @@
+"""Clock, errors, redaction, ids and limits: what every layer uses."""

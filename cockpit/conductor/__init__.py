@@ -1,0 +1,1 @@
+"""DAG, effects, canary, halt, lease and control socket."""

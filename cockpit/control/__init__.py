@@ -1,0 +1,1 @@
+"""Action registry, control-socket messages and client."""

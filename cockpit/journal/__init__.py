@@ -1,0 +1,1 @@
+"""The hash-chained journal: events, chain, writer, reader, heads and the fold."""

@@ -1,0 +1,1 @@
+"""The release plan: model, loading, refusal of plans that cannot fail."""

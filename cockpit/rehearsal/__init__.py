@@ -1,0 +1,1 @@
+"""The embedded world: stand-in servers, demo application, traffic and scenarios."""

@@ -1,0 +1,1 @@
+"""Gates, thresholds and analysis: pure functions of recorded answers."""
