@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from cockpit.plan.values import ImageRef, PositiveSeconds, SecretRef, Seconds, Strict, Window
+from cockpit.plan.values import ImageRef, PositiveSeconds, Seconds, SecretRef, Strict, Window
 
 Phase = Literal["P0", "P1", "P2", "P3", "P4", "P5", "P6", "P7", "P8"]
 RequiredGate = Literal["slo", "perf", "supply_chain", "migrations", "policy", "dr"]
@@ -214,10 +214,9 @@ class Budgets(Strict):
 
     preview_day_usd: Annotated[float, Field(ge=0)]
     max_image_mb: dict[str, Annotated[float, Field(gt=0)]]
-    vulnerabilities_added: dict[Literal["critical", "high", "medium", "low"], Annotated[int, Field(ge=0)]] = {
-        "critical": 0,
-        "high": 0,
-    }
+    vulnerabilities_added: dict[Literal["critical", "high", "medium", "low"], Annotated[int, Field(ge=0)]] = (
+        Field(default_factory=lambda: {"critical": 0, "high": 0})
+    )
 
 
 class Waiver(Strict):
