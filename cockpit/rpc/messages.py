@@ -1,4 +1,4 @@
-"""Agent RPC v2: request and response (seed section 3), verdicts (section 11), Promote and Rollback v2 (section 7)."""
+"""Agent RPC v2 request and response (seed 3), verdicts (seed 11), Promote and Rollback v2 (seed 7)."""
 
 from __future__ import annotations
 

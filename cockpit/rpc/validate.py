@@ -1,4 +1,4 @@
-"""Both sides of every call check every message against its JSON Schema; invalid means fail (seed section 3)."""
+"""Both sides of every call check every message against its JSON Schema; invalid means fail (seed 3)."""
 
 from __future__ import annotations
 
