@@ -1,0 +1,81 @@
+"""The demo platform: its services, namespaces, tenants and releases, by name."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+APPLICATION = "intelgraph"
+ROUTE = "intelgraph"
+PROD = "intelgraph"
+STAGE = "intelgraph-stage"
+NAMESPACES = (PROD, STAGE)
+CONTAINER = "app"
+SERVICES = ("gateway", "web", "search", "realtime", "reports", "ingest")
+STABLE_VERSION = "v2.9.4"
+CANDIDATE_VERSION = "v3.0.0"
+STABLE_REPLICAS = 2
+
+ADDRESS = "rehearsal.cockpit/address"
+"""Annotation the kubelet of the demo world writes: where a pod really listens, as host:port."""
+
+SERVING = "rehearsal.cockpit/serving"
+"""Readiness gate of every demo pod: true once it listens."""
+
+Track = Literal["stable", "canary"]
+TRACKS: tuple[Track, ...] = ("stable", "canary")
+
+TENANT_RATES = {"t1": 54.0, "t2": 36.0, "t3": 24.0, "t4": 12.0, "t5": 6.0}
+"""Requests per second each tenant sends to prod, on average."""
+
+NO_TENANT = "none"
+"""Tenant label of requests that name no known tenant: probes, smoke paths, load tests."""
+
+ENVIRONMENTS = {PROD: "prod", STAGE: "stage"}
+
+
+@dataclass(frozen=True)
+class Behaviour:
+    """How a pod of an image behaves: `workers` side by side, a log-normal service time, plain errors.
+
+    Its capacity is `workers / mean_seconds` requests per second; more than that queues, and a full queue
+    answers 503.
+    """
+
+    service: str
+    version: str
+    workers: int
+    mean_seconds: float
+    spread: float = 0.35
+    """Sigma of the logarithm of the service time."""
+    error_rate: float = 0.0
+
+    @property
+    def capacity(self) -> float:
+        """Return the requests per second at which one pod saturates."""
+        return self.workers / self.mean_seconds
+
+
+_SHAPES: dict[str, tuple[int, float]] = {
+    # service: (workers, mean service time in seconds)
+    "gateway": (2, 0.025),
+    "web": (2, 0.025),
+    "search": (4, 0.022),
+    "realtime": (4, 0.008),
+    "reports": (4, 0.024),
+    "ingest": (4, 0.010),
+}
+_STABLE_ERRORS = 0.0005  # v2.9.4 drops one request in two thousand; v3.0.0 has that bug fixed
+_SLOWER = 1.45
+
+
+def behaviour(service: str, version: str, *, slow: bool = False) -> Behaviour:
+    """Return how `service` behaves at `version`; `slow` takes 1.45 times as long for each request."""
+    workers, mean = _SHAPES[service]
+    return Behaviour(
+        service=service,
+        version=version,
+        workers=workers,
+        mean_seconds=mean * (_SLOWER if slow else 1.0),
+        error_rate=_STABLE_ERRORS if version == STABLE_VERSION else 0.0,
+    )
