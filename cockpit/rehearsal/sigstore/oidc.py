@@ -1,0 +1,78 @@
+"""The token issuer: what a CI's ambient-credential end point answers."""
+
+from __future__ import annotations
+
+import json
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import jwt
+from cryptography.hazmat.primitives.asymmetric import ec
+
+AUDIENCE = "sigstore"
+LIFETIME = timedelta(minutes=10)
+_ALGORITHM = "ES256"
+_KEY_ID = "rehearsal-1"
+
+
+class TokenRefused(Exception):
+    """A token the CA must not honour."""
+
+
+class Issuer:
+    """Signs identity tokens and says how to check them (OpenID Connect discovery, JWKS)."""
+
+    def __init__(self, url: str) -> None:
+        self.url = url
+        self._key = ec.generate_private_key(ec.SECP256R1())
+
+    def token(self, sub: str, *, audience: str = AUDIENCE, lifetime: timedelta = LIFETIME) -> str:
+        """Return a signed token for `sub`; a negative `lifetime` gives one that has expired."""
+        now = datetime.now(UTC)
+        begin = min(now, now + lifetime)
+        claims: dict[str, Any] = {
+            "iss": self.url,
+            "sub": sub,
+            "aud": audience,
+            "iat": int(begin.timestamp()),
+            "nbf": int(begin.timestamp()),
+            "exp": int((now + lifetime).timestamp()),
+        }
+        if "@" in sub and "://" not in sub:
+            claims |= {"email": sub, "email_verified": True}
+        return jwt.encode(claims, self._key, _ALGORITHM, headers={"kid": _KEY_ID})
+
+    def subject(self, token: str, *, audience: str = AUDIENCE) -> str:
+        """Return whom a token speaks for; raise TokenRefused unless signature, iss, aud and exp hold."""
+        try:
+            claims = jwt.decode(
+                token,
+                self._key.public_key(),
+                algorithms=[_ALGORITHM],
+                audience=audience,
+                issuer=self.url,
+                options={"require": ["iss", "sub", "aud", "exp", "iat"]},
+            )
+        except jwt.PyJWTError as error:
+            raise TokenRefused(f"identity token refused: {error}") from error
+        identity = claims.get("email") or claims["sub"]
+        if not isinstance(identity, str) or not identity:
+            raise TokenRefused("identity token names nobody")
+        return identity
+
+    def discovery(self, base: str) -> dict[str, Any]:
+        """Return the discovery document; `base` is where this issuer is served."""
+        return {
+            "issuer": self.url,
+            "authorization_endpoint": f"{base}/auth",
+            "token_endpoint": f"{base}/token",
+            "jwks_uri": f"{base}/keys",
+            "response_types_supported": ["code", "id_token"],
+            "subject_types_supported": ["public"],
+            "id_token_signing_alg_values_supported": [_ALGORITHM],
+        }
+
+    def keys(self) -> dict[str, Any]:
+        """Return the JSON web key set."""
+        key = json.loads(jwt.algorithms.ECAlgorithm.to_jwk(self._key.public_key()))
+        return {"keys": [{**key, "kid": _KEY_ID, "alg": _ALGORITHM, "use": "sig"}]}

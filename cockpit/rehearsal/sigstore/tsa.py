@@ -1,0 +1,103 @@
+"""The time-stamp authority (RFC 3161)."""
+
+from __future__ import annotations
+
+import hashlib
+import secrets
+from datetime import UTC, datetime, timedelta
+
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.x509.oid import ExtendedKeyUsageOID
+from rfc3161_client import _rust as tsp
+
+from cockpit.rehearsal.sigstore import ca, der
+
+_SHA256 = der.seq(der.oid("2.16.840.1.101.3.4.2.1"))
+_ECDSA_SHA256 = der.seq(der.oid("1.2.840.10045.4.3.2"))
+_TST_INFO = der.oid("1.2.840.113549.1.9.16.1.4")
+_SIGNED_DATA = der.oid("1.2.840.113549.1.7.2")
+_POLICY = der.oid("1.3.6.1.4.1.57264.2")
+
+
+class StampRefused(Exception):
+    """A time-stamp request that does not parse, or asks for another hash than SHA-256."""
+
+
+class TimestampAuthority:
+    """Stamps SHA-256 digests with the machine's clock, to the second."""
+
+    def __init__(self) -> None:
+        self._key = ca.new_key()
+        root_key = ca.new_key()
+        self.root = ca.ca_certificate(
+            "rehearsal-tsa-root", root_key, issuer=None, issuer_key=root_key, path_length=0
+        )
+        now = datetime.now(UTC)
+        self.certificate: x509.Certificate = (
+            ca.begin_certificate(
+                ca.subject("rehearsal-tsa"),
+                self.root.subject,
+                self._key.public_key(),
+                root_key.public_key(),
+                since=now - ca.BACKDATE,
+                until=now + timedelta(days=3650),
+            )
+            .add_extension(ca.usage(signs=True), critical=True)
+            .add_extension(x509.ExtendedKeyUsage([ExtendedKeyUsageOID.TIME_STAMPING]), critical=True)
+            .sign(root_key, hashes.SHA256())
+        )
+
+    def answer(self, request: bytes) -> bytes:
+        """Return the TimeStampResp to a DER TimeStampReq; raise StampRefused."""
+        try:
+            asked = tsp.parse_timestamp_request(request)
+        except ValueError as error:
+            raise StampRefused("the time-stamp request does not parse") from error
+        imprint = asked.message_imprint
+        if imprint.hash_algorithm.dotted_string != "2.16.840.1.101.3.4.2.1" or len(imprint.message) != 32:
+            raise StampRefused("only SHA-256 digests are stamped")
+        return self._stamp(imprint.message, asked.nonce)
+
+    def _stamp(self, digest: bytes, nonce: int | None) -> bytes:
+        moment = datetime.now(UTC).strftime("%Y%m%d%H%M%SZ").encode()
+        info = der.seq(
+            der.integer(1),
+            _POLICY,
+            der.seq(_SHA256, der.octets(digest)),
+            der.integer(secrets.randbits(63)),
+            der.tlv(der.TIME, moment),
+            *([der.integer(nonce)] if nonce is not None else []),
+        )
+        certificate = self.certificate.public_bytes(serialization.Encoding.DER)
+        attributes = (
+            _attribute("1.2.840.113549.1.9.3", _TST_INFO),
+            _attribute("1.2.840.113549.1.9.4", der.octets(hashlib.sha256(info).digest())),
+            # RFC 5816 SigningCertificateV2: which certificate must check this signature.
+            _attribute(
+                "1.2.840.113549.1.9.16.2.47",
+                der.seq(der.seq(der.seq(der.octets(hashlib.sha256(certificate).digest())))),
+            ),
+        )
+        signature = self._key.sign(der.set_of(*attributes), ec.ECDSA(hashes.SHA256()))
+        signer = der.seq(
+            der.integer(1),
+            der.seq(self.certificate.issuer.public_bytes(), der.integer(self.certificate.serial_number)),
+            _SHA256,
+            der.set_of(*attributes, tag=der.CONTEXT_0),
+            _ECDSA_SHA256,
+            der.octets(signature),
+        )
+        signed = der.seq(
+            der.integer(3),
+            der.set_of(_SHA256),
+            der.seq(_TST_INFO, der.tlv(der.CONTEXT_0, der.octets(info))),
+            der.tlv(der.CONTEXT_0, certificate),
+            der.set_of(signer),
+        )
+        return der.seq(der.seq(der.integer(0)), der.seq(_SIGNED_DATA, der.tlv(der.CONTEXT_0, signed)))
+
+
+def _attribute(dotted: str, value: bytes) -> bytes:
+    return der.seq(der.oid(dotted), der.set_of(value))
