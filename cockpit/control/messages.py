@@ -1,0 +1,54 @@
+"""What front ends say to the conductor over its control socket: one JSON object a line, both ways."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import msgspec
+
+Kind = Literal["hello", "halt", "resume", "stay", "rollback", "reason", "note", "answer", "ping"]
+MAX_COMMAND_BYTES = 64 * 1024
+
+
+class Command(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """A command. `by` is the person, `source` the front end (tui, auto, follow, shell).
+
+    - hello: attach as a front end with control (`source` names it); closing the connection detaches.
+    - halt: nothing forward goes out from now on; it acts before any reason is asked.
+    - resume, stay: answers to the HALT question; resume needs a reason.
+    - rollback: abort; needs a reason, which may follow by `reason`.
+    - reason: the reason for access of the last halt or rollback.
+    - note: a remark for the journal.
+    - answer: to the question `question` with the option `answer`.
+    """
+
+    id: str
+    kind: Kind
+    by: str
+    source: str
+    reason: str = ""
+    question: str = ""
+    answer: str = ""
+
+
+class Reply(msgspec.Struct, frozen=True):
+    """The conductor's answer: whether the command was taken, and why not. Effects show in the journal."""
+
+    id: str
+    ok: bool
+    text: str = ""
+
+
+def encode(message: Command | Reply) -> bytes:
+    """Return a message as one line."""
+    return msgspec.json.encode(message) + b"\n"
+
+
+def decode_command(line: bytes) -> Command:
+    """Decode a command; raises msgspec.DecodeError (ValidationError) on anything else."""
+    return msgspec.json.decode(line, type=Command)
+
+
+def decode_reply(line: bytes) -> Reply:
+    """Decode a reply; raises msgspec.DecodeError on anything else."""
+    return msgspec.json.decode(line, type=Reply)
