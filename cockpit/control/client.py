@@ -73,7 +73,7 @@ class ControlClient:
                     )
         except (OSError, TimeoutError) as error:
             raise BackendUnreachable(
-                f"no conductor answers ({error or 'time-out'})",
+                f"no conductor answers ({str(error) or 'time-out'})",
                 where=str(self._run_dir / SOCKET),
                 hint="see `cockpit status`; the release may have ended",
             ) from None
@@ -109,7 +109,7 @@ class ControlClient:
         except (OSError, TimeoutError, ValueError, msgspec.DecodeError) as error:
             await self.close()
             raise BackendUnreachable(
-                f"the conductor did not take `{kind}`: {error or 'time-out'}", where=str(self._run_dir)
+                f"the conductor did not take `{kind}`: {str(error) or 'time-out'}", where=str(self._run_dir)
             ) from None
 
     async def close(self) -> None:

@@ -1,0 +1,42 @@
+"""Files an agent writes: below `artifacts/` of the run folder, hashed, never outside it."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Literal
+
+from cockpit.base.errors import UsageError
+from cockpit.base.files import sha256_hex, write_private
+from cockpit.base.limits import MAX_BLOB_BYTES
+from cockpit.rpc.messages import Artifact
+
+Kind = Literal["sbom", "slsa", "report", "dash", "schema", "evidence"]
+_PATH = re.compile(r"[A-Za-z0-9+_][A-Za-z0-9+_.-]*(/[A-Za-z0-9+_][A-Za-z0-9+_.-]*)*")
+FOLDER = "artifacts"
+
+
+class Artifacts:
+    """Writes the artifacts of one run."""
+
+    def __init__(self, run_dir: Path) -> None:
+        self._root = run_dir / FOLDER
+
+    def write(self, path: str, data: bytes, kind: Kind) -> Artifact:
+        """Write `data` at `path` (relative, plain names) and return its description.
+
+        Raises UsageError for a path that leaves the folder or content beyond the limit.
+        """
+        if not _PATH.fullmatch(path):
+            raise UsageError(f"not a plain relative artifact path: {path!r}")
+        if len(data) > MAX_BLOB_BYTES:
+            raise UsageError(f"artifact {path} has {len(data)} bytes; at most {MAX_BLOB_BYTES}")
+        target = self._root / path
+        if not target.resolve().is_relative_to(self._root.resolve()):
+            raise UsageError(f"artifact path leaves the run folder: {path!r}")
+        write_private(target, data)
+        return Artifact(path=path, sha256=sha256_hex(data), type=kind)
+
+    def path(self, relative: str) -> Path:
+        """Return where an artifact lies."""
+        return self._root / relative
