@@ -169,6 +169,11 @@ class Gateway:
         """Note that routes, services or pods have changed."""
         self._stale = True
 
+    def serves(self, services: Iterable[str]) -> bool:
+        """Tell whether a ready pod stands behind the route of every service."""
+        rules = [self._rule(f"/{service}") for service in services]
+        return all(rule and any(b.weight and b.addresses for b in rule.backends) for rule in rules)
+
     def target(self) -> tuple[str, dict[str, str]]:
         """Return the gateway's own scrape target."""
         return self.url.removeprefix("http://"), {"namespace": self._namespace, "pod": "edge-gateway"}

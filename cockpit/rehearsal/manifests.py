@@ -129,7 +129,6 @@ def _route(namespace: str, weights: Mapping[Track, int]) -> Manifest:
             "parentRefs": [{"name": "public"}],
             "rules": [
                 {
-                    "name": service,
                     "matches": [{"path": {"type": "PathPrefix", "value": f"/{service}"}}],
                     "backendRefs": [
                         {"name": f"{service}-{track}", "port": 80, "weight": weight}

@@ -115,7 +115,7 @@ class Kubelet:
             service=labels.get("app.kubernetes.io/name", behaviour.service),
             track=labels.get("track", "stable"),
         )
-        server = PodServer(identity, behaviour, self._trigger, self._records)
+        server = PodServer(identity, image, behaviour, self._trigger, self._records)
         self._servers[name] = server
         tasks.create_task(self._start(server))
 

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import json
+import logging
 import math
 import random
+import re
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
@@ -17,10 +19,15 @@ from cockpit.rehearsal.app.metrics import CONTENT_TYPE, PodMetrics
 from cockpit.rehearsal.app.records import RequestLog, Served
 from cockpit.rehearsal.topology import ENVIRONMENTS, NO_TENANT, TENANT_RATES, Behaviour
 
+_log = logging.getLogger("rehearsal.pod")
+
 _QUEUE = 64  # requests that may wait; one more is answered 503 at once
 _SICK_ERRORS = 0.2
 _SICK_FACTOR = 4.0
 _SICK_EXTRA = 0.08
+
+
+_TRACEPARENT = re.compile(r"00-([0-9a-f]{32})-[0-9a-f]{16}-[0-9a-f]{2}")
 
 
 @dataclass(frozen=True)
@@ -37,12 +44,13 @@ class PodServer:
     """Serves one pod on a free loopback port until it is drained."""
 
     def __init__(
-        self, identity: PodIdentity, behaviour: Behaviour, trigger: Trigger, log: RequestLog
+        self, identity: PodIdentity, image: str, behaviour: Behaviour, trigger: Trigger, log: RequestLog
     ) -> None:
         self.identity = identity
         self.behaviour = behaviour
         self.metrics = PodMetrics(identity.service, behaviour.workers, self._lag)
         self.address = ""
+        self._sha = image.partition("@sha256:")[2][:12]
         self._trigger = trigger
         self._log = log
         self._random = random.Random(identity.name)  # noqa: S311 - latency, not a secret
@@ -92,6 +100,21 @@ class PodServer:
         seconds = clock() - start
         self.metrics.served(tenant, status, seconds, busy)
         place = self.identity
+        env = ENVIRONMENTS.get(place.namespace, place.namespace)
+        if status >= 500:
+            _log.warning(
+                "request failed",
+                extra={
+                    "release": self.behaviour.version,
+                    "env": env,
+                    "tenant": tenant,
+                    "trace_id": _trace_id(request.headers.get("traceparent", "")),
+                    "sha": self._sha,
+                    "pod": place.name,
+                    "path": path[:200],
+                    "status": status,
+                },
+            )
         self._log.add(
             Served(
                 at=at,
@@ -99,7 +122,7 @@ class PodServer:
                 tenant=tenant,
                 service=place.service,
                 status=status,
-                env=ENVIRONMENTS.get(place.namespace, place.namespace),
+                env=env,
                 version=self.behaviour.version,
                 pod=place.name,
                 latency_ms=seconds * 1000,
@@ -151,3 +174,8 @@ class PodServer:
     def _lag(self) -> float:
         oldest = next(iter(self._waiting.values()), None)
         return 0.0 if oldest is None else max(0.0, asyncio.get_running_loop().time() - oldest)
+
+
+def _trace_id(header: str) -> str:
+    found = _TRACEPARENT.fullmatch(header)
+    return found[1] if found else ""

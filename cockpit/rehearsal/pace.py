@@ -1,0 +1,52 @@
+"""How fast a rehearsal goes: bake times, intervals and deadlines of its plan."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from cockpit.base.errors import UsageError
+
+
+@dataclass(frozen=True)
+class Pace:
+    """The timings of a rehearsal, in seconds except where named otherwise."""
+
+    name: str
+    scrape: float
+    bake: float
+    interval: float
+    required_passes: int
+    failure_limit: int
+    weight_deadline: float
+    low_traffic_deadline: float
+    provider_grace: float
+    load: float
+    lease: int
+    trigger_for: float
+    """How long a risk's trigger must hold."""
+    halt_bound: float
+
+
+_TABLE = (
+    Pace("fast", 0.5, 8, 1, 4, 2, 15, 12, 6, 3, 6, 5, 20),
+    Pace("normal", 1, 30, 2, 10, 2, 30, 45, 20, 8, 15, 20, 120),
+    Pace("slow", 2, 120, 5, 16, 2, 60, 120, 60, 15, 15, 60, 300),
+)
+
+PACES: dict[str, Pace] = {pace.name: pace for pace in _TABLE}
+"""All paces by name, the fastest first."""
+
+
+def pace(name: str) -> Pace:
+    """Return the pace called `name`; raises UsageError, which lists the names there are."""
+    try:
+        return PACES[name]
+    except KeyError:
+        raise UsageError(f"there is no pace {name!r}", hint="choose one of " + ", ".join(PACES)) from None
+
+
+def seconds(value: float) -> str:
+    """Render seconds as the plan writes them: `8s`, `0.5s`, `2m`."""
+    if value >= 60 and value % 60 == 0:
+        return f"{value / 60:g}m"
+    return f"{value:g}s"

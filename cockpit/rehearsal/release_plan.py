@@ -1,0 +1,345 @@
+"""Builds `release.yaml` of a rehearsal, as data, and writes it with comments for the reader."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Any
+
+from ruamel.yaml import YAML
+from ruamel.yaml.comments import CommentedMap
+
+from cockpit.rehearsal.pace import Pace, seconds
+from cockpit.rehearsal.topology import CANDIDATE_VERSION, PROD, ROUTE, SERVICES
+
+Data = dict[str, Any]
+
+PHASES = ("P0", "P1", "P2", "P3", "P4", "P6")
+AGENTS = ("A1", "A3", "A4", "A9", "A11", "A15", "A20", "A23", "A26", "A27", "A41", "A43", "A60")
+REQUIRED_GATES = ("slo", "perf", "supply_chain", "migrations", "policy")
+RELEASE_IDENTITY = "release@intelgraph.io"
+BASELINE_RPS = 45.0
+SPIKE_RPS = 58.0
+
+_CANARY = f'namespace="{PROD}",track="canary"'
+_STABLE = f'namespace="{PROD}",track="stable"'
+_ERRORS = 'code=~"5.."'
+
+
+@dataclass(frozen=True)
+class ImageTrust:
+    """Who signs the images, and what their provenance says of builder and source."""
+
+    identity: str
+    issuer: str
+    builder: str
+    source: str
+
+
+@dataclass(frozen=True)
+class Endpoints:
+    """Where the stand-ins of one world listen, and the files the plan refers to (relative to the plan)."""
+
+    kubernetes: str
+    kubernetes_token: str
+    prometheus: str
+    registry: str
+    entry: str
+    stage: str
+    token_url: str
+    token_secret: str
+    issuer: str
+    trust_config: str
+    repository: str
+    from_ref: str
+    to_ref: str
+    webhook: str
+    webhook_secret: str
+
+
+def build(
+    endpoints: Endpoints, images: Mapping[str, str], trust: ImageTrust, pace: Pace, now: datetime
+) -> Data:
+    """Return the plan as data; `images` maps each service to the reference to release.
+
+    The plan is the same in every scenario, save for an image reference: what is wrong with a world, the
+    cockpit has to find out.
+    """
+    return {
+        "format": 1,
+        "rehearsal": True,
+        "repo": "intelgraph-platform",
+        "target_version": CANDIDATE_VERSION,
+        "environment": "prod",
+        "window_utc": _window(now),
+        "oncall": ["@sre", "@platform", "@security", "@product"],
+        "pilot_tenants": ["t1", "t2"],
+        "ga_flags": ["search", "realtime", "reports"],
+        "auto_ramp_flags": False,
+        "budgets": {
+            "preview_day_usd": 3,
+            "max_image_mb": {"gateway": 180, "web": 220, "services/*": 200},
+            "vulnerabilities_added": {"critical": 0, "high": 0},
+        },
+        "oidc_issuer": endpoints.issuer,
+        "scim_baseurl": "https://api.intelgraph.io/scim/v2",
+        "rto": "30m",
+        "rpo": "5m",
+        "headroom_target": 0.2,
+        "services": [{"name": service, "image": images[service]} for service in SERVICES],
+        "phases": list(PHASES),
+        "agents": list(AGENTS),
+        "required_gates": list(REQUIRED_GATES),
+        "canary": _canary(pace),
+        "targets": _targets(endpoints, trust, pace),
+        "agent_deadline": "60s",
+        "on_halt": "ask",
+        "halt_bound": seconds(pace.halt_bound),
+        "waivers": [
+            {
+                "what": "approvals",
+                "owner": "@sre",
+                "reason": "a rehearsal on stand-ins moves no user; nobody is asked to sign for it",
+            },
+            {
+                "what": "standby",
+                "owner": "@platform",
+                "reason": "a rehearsal runs on one machine; the supervisor resumes it into an abort",
+            },
+        ],
+        "risks": _risks(pace),
+        "exceptions": [],
+    }
+
+
+def dump(plan: Mapping[str, Any]) -> str:
+    """Return the plan as YAML with a comment above each part."""
+    document = CommentedMap(plan)
+    document.yaml_set_start_comment(
+        "Release plan of a rehearsal: every target is a stand-in on this machine.\n"
+        "Evidence made with it shows that the procedure works, not that the release is good.\n"
+    )
+    for key, comment in _COMMENTS.items():
+        document.yaml_set_comment_before_after_key(key, before="\n" + comment)
+    yaml = YAML()
+    yaml.width = 4096
+    yaml.indent(mapping=2, sequence=4, offset=2)
+    out = io.StringIO()
+    yaml.dump(document, out)
+    return out.getvalue()
+
+
+_COMMENTS = {
+    "repo": "Run inputs (seed, section 1).",
+    "services": "What is released: the image of each service, by digest.",
+    "phases": "P5, P7 and P8 and most agents are left out, so the release runs as REDUCED.",
+    "canary": "The canary's steps, and the looks at it: absolute, against stable, burn rate.",
+    "targets": "The back ends. Secrets are files beside this plan, named here and never written here.",
+    "agent_deadline": "Deadlines.",
+    "waivers": "What this release does without, said outright.",
+    "risks": "Risk register (seed, section 12); each trigger is measured by a query.",
+}
+
+
+def _window(now: datetime) -> str:
+    start, end = now - timedelta(minutes=5), now + timedelta(hours=4)
+    return f"{start:%Y-%m-%d %H:%M} → {end:%Y-%m-%d %H:%M}"
+
+
+def _increase(metric: str, *matchers: str) -> str:
+    return f"sum(increase({metric}{{{','.join(matchers)}}}[{{window}}]))"
+
+
+def _rate(metric: str, *matchers: str) -> str:
+    return f"sum(rate({metric}{{{','.join(matchers)}}}[{{window}}]))"
+
+
+def _p95_ms(*matchers: str) -> str:
+    buckets = f"rate(http_request_duration_seconds_bucket{{{','.join(matchers)}}}[{{window}}])"
+    return f"1000 * histogram_quantile(0.95, sum by (le) ({buckets}))"
+
+
+def _buckets(*matchers: str) -> str:
+    return f"sum by (le) (increase(http_request_duration_seconds_bucket{{{','.join(matchers)}}}[{{window}}]))"
+
+
+def _canary(pace: Pace) -> Data:
+    requests = "http_requests_total"
+    routed = "gateway_requests_total"
+    everyone = f'namespace="{PROD}"'
+    return {
+        "steps": [10, 50, 100],
+        "bake": seconds(pace.bake),
+        "interval": seconds(pace.interval),
+        "required_passes": pace.required_passes,
+        "failure_limit": pace.failure_limit,
+        "min_requests": 50,
+        "requests": _increase(requests, _CANARY),
+        "share": f"{_increase(routed, _CANARY)} / {_increase(routed, everyone)}",
+        "weight_tolerance": 0.1,
+        "weight_deadline": seconds(pace.weight_deadline),
+        "low_traffic_deadline": seconds(pace.low_traffic_deadline),
+        "provider_grace": seconds(pace.provider_grace),
+        "query_deadline": "2s",
+        "max_sample_age": "10s",
+        "checks": [
+            {"metric": "p95_ms", "query": _p95_ms(_CANARY), "threshold": "p95_ms<=150", "critical": True},
+            {
+                "metric": "error_rate",
+                "query": f"{_rate(requests, _CANARY, _ERRORS)} / {_rate(requests, _CANARY)}",
+                "threshold": "error_rate<0.01",
+                "critical": True,
+            },
+            {
+                "metric": "ingest_lag_s",
+                "query": f"max(ingest_lag_seconds{{{_CANARY}}})",
+                "threshold": "ingest_lag_s<60",
+                "critical": False,
+            },
+        ],
+        "baseline": [
+            {
+                "metric": "error_ratio",
+                "kind": "proportion",
+                "canary": _increase(requests, _CANARY, _ERRORS),
+                "canary_total": _increase(requests, _CANARY),
+                "stable": _increase(requests, _STABLE, _ERRORS),
+                "stable_total": _increase(requests, _STABLE),
+                "min_effect": 0.02,
+                "alpha": 0.01,
+            },
+            {
+                "metric": "latency",
+                "kind": "histogram",
+                "canary": _buckets(_CANARY),
+                "stable": _buckets(_STABLE),
+                "min_effect": 0.25,
+                "alpha": 0.01,
+            },
+        ],
+        "burn": {
+            "objective": 0.99,
+            "errors": _rate(requests, _CANARY, _ERRORS),
+            "total": _rate(requests, _CANARY),
+            "windows": [
+                {
+                    "long": seconds(pace.bake),
+                    "short": seconds(max(pace.bake / 4, 4 * pace.scrape)),
+                    "factor": 6,
+                }
+            ],
+        },
+        "rollout_deadline": "60s",
+        "abort_scale_bound": "30s",
+        "drain": "1s",
+        "drain_deadline": "30s",
+    }
+
+
+def _targets(endpoints: Endpoints, trust: ImageTrust, pace: Pace) -> Data:
+    return {
+        "kubernetes": {
+            "url": endpoints.kubernetes,
+            "token": endpoints.kubernetes_token,
+            "namespace": PROD,
+            "route": ROUTE,
+            "lease": "release-cockpit",
+            "lease_seconds": pace.lease,
+            "deadline": "10s",
+        },
+        "prometheus": {"url": endpoints.prometheus, "deadline": "2s"},
+        "registry": {"url": endpoints.registry},
+        "signing": {
+            "profile": "embedded",
+            "trust_config": endpoints.trust_config,
+            "token_url": endpoints.token_url,
+            "token_secret": endpoints.token_secret,
+            "identity": RELEASE_IDENTITY,
+            "issuer": endpoints.issuer,
+            "image_identity": trust.identity,
+            "image_issuer": trust.issuer,
+            "builder": trust.builder,
+            "source": trust.source,
+            "deadline": "20s",
+        },
+        "repository": {
+            "path": endpoints.repository,
+            "from_ref": endpoints.from_ref,
+            "to_ref": endpoints.to_ref,
+        },
+        "webhooks": [
+            {"name": "release-channel", "url": endpoints.webhook, "secret": endpoints.webhook_secret}
+        ],
+        "load": {
+            "url": endpoints.stage,
+            "environment": "stage",
+            "baseline_rps": BASELINE_RPS,
+            "spike_rps": SPIKE_RPS,
+            "seconds": seconds(pace.load),
+            "services": ["gateway", "web"],
+            "threshold": "p95_ms<=150",
+        },
+        "entry_url": endpoints.entry,
+        "smoke": [
+            {"name": f"{service}-health", "path": f"/{service}/healthz", "contains": '"status": "ok"'}
+            for service in SERVICES
+        ]
+        + [
+            {"name": "search-finds", "path": "/search/query?q=ship", "contains": '"total": 3'},
+            {"name": "realtime-resumes", "path": "/realtime/events?since=40", "contains": '"seq": 41'},
+            {"name": "report-renders", "path": "/reports/render?name=weekly", "contains": '"pages"'},
+            {"name": "ingest-accepts", "path": "/ingest/items", "contains": '"accepted": 1'},
+            {"name": "nowhere", "path": "/nowhere", "status": 404},
+        ],
+    }
+
+
+def _risks(pace: Pace) -> list[Data]:
+    window = seconds(pace.bake)
+    lasts = seconds(pace.trigger_for)
+    search = f'namespace="{PROD}",service="search"'
+    delivery = f'rt_delivery_lag_seconds_bucket{{namespace="{PROD}"}}'
+    return [
+        {
+            "id": "R-SCHEMA-CUTOVER",
+            "owner": "@schema",
+            "likelihood": "medium",
+            "impact": "high",
+            "mitigations": [
+                "shadow parity >= 99.5%",
+                "dual-write",
+                "rollback SQL tested",
+                "contract 7d later",
+            ],
+            "triggers": [
+                {
+                    # The demo platform has no database of its own; search stands for what waits on one.
+                    "threshold": "db_query_latency_p95>300",
+                    "query": _p95_ms(search).replace("{window}", window),
+                    "unit": "ms",
+                    "for": lasts,
+                }
+            ],
+            "rollback": "revert image digest, disable flag, run backout SQL",
+            "state": "mitigated",
+        },
+        {
+            "id": "R-REALTIME-LAG",
+            "owner": "@realtime",
+            "likelihood": "medium",
+            "impact": "medium",
+            "mitigations": ["QoS degrade", "resume checkpoint", "coalesce diffs"],
+            "triggers": [
+                {
+                    "threshold": "rt_delivery_lag_p95>800",
+                    "query": (f"1000 * histogram_quantile(0.95, sum by (le) (rate({delivery}[{window}])))"),
+                    "unit": "ms",
+                    "for": lasts,
+                }
+            ],
+            "rollback": "revert image digest, resume from checkpoint",
+            "state": "mitigated",
+        },
+    ]
