@@ -1,0 +1,265 @@
+"""The cluster: a reader for agents, and the full client only the effects gate holds.
+
+Through `kubernetes.aio` and its dynamic client, with the resource kinds given instead of discovered: the
+client can then be used before, and without, any discovery answer, which matters to an abort.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
+
+from cockpit.base.errors import BackendGarbage, BackendRefused, BackendUnreachable, Conflict
+from cockpit.base.limits import MAX_ANSWER_BYTES
+from cockpit.base.text import visible
+
+if TYPE_CHECKING:
+    from kubernetes.aio.dynamic import DynamicClient
+
+Object: TypeAlias = dict[str, Any]
+"""A Kubernetes object as JSON gives it; its shape is checked where a field is read."""
+
+
+@dataclass(frozen=True, slots=True)
+class Kind:
+    """A resource kind: API group (empty for core), version, kind and plural."""
+
+    group: str
+    version: str
+    kind: str
+    plural: str
+
+    @property
+    def api_version(self) -> str:
+        """Return `group/version`, or the version alone for the core group."""
+        return f"{self.group}/{self.version}" if self.group else self.version
+
+
+DEPLOYMENT = Kind("apps", "v1", "Deployment", "deployments")
+REPLICASET = Kind("apps", "v1", "ReplicaSet", "replicasets")
+POD = Kind("", "v1", "Pod", "pods")
+SERVICE = Kind("", "v1", "Service", "services")
+HTTPROUTE = Kind("gateway.networking.k8s.io", "v1", "HTTPRoute", "httproutes")
+LEASE = Kind("coordination.k8s.io", "v1", "Lease", "leases")
+KINDS = (DEPLOYMENT, REPLICASET, POD, SERVICE, HTTPROUTE, LEASE)
+
+
+class ClusterReader(Protocol):
+    """What may be read of the cluster, in the plan's namespace."""
+
+    async def get(self, kind: Kind, name: str) -> Object:
+        """Return an object; raises BackendRefused with status 404 when there is none."""
+        ...
+
+    async def list(self, kind: Kind, *, selector: str = "") -> list[Object]:
+        """Return all objects of a kind that match a label selector."""
+        ...
+
+
+class Cluster(ClusterReader, Protocol):
+    """Reading and writing. Every write carries the resourceVersion it read: a late one raises Conflict."""
+
+    async def patch(self, kind: Kind, name: str, body: Object, *, resource_version: str) -> Object:
+        """Apply a JSON merge patch on exactly the version read."""
+        ...
+
+    async def replace(self, kind: Kind, name: str, body: Object) -> Object:
+        """Replace an object (its metadata carries the resourceVersion)."""
+        ...
+
+    async def create(self, kind: Kind, body: Object) -> Object:
+        """Create an object; raises Conflict when it exists."""
+        ...
+
+    async def close(self) -> None:
+        """Close all connections."""
+        ...
+
+
+class KubernetesCluster:
+    """The real client. `deadline` seconds bound each request, from connect to the last byte."""
+
+    def __init__(
+        self, url: str, token: str, namespace: str, *, ca_file: str = "", deadline: float = 10.0
+    ) -> None:
+        self._url = url.rstrip("/")
+        self._token = token
+        self._namespace = namespace
+        self._ca_file = ca_file
+        self._deadline = deadline
+        self._client: DynamicClient | None = None
+        self._resources: dict[Kind, Any] = {}
+
+    async def connect(self) -> None:
+        """Open a connection and prove it by reading the server's version; raises BackendError."""
+        from kubernetes.aio.client import ApiClient, Configuration
+        from kubernetes.aio.dynamic import DynamicClient
+        from kubernetes.aio.dynamic.resource import Resource
+
+        configuration = Configuration(host=self._url, retries=0)
+        configuration.api_key = {"authorization": f"Bearer {self._token}"}
+        if self._ca_file:
+            configuration.ssl_ca_cert = self._ca_file
+        client = DynamicClient(ApiClient(configuration))
+        self._client = client
+        self._resources = {
+            kind: Resource(
+                prefix="apis" if kind.group else "api",
+                group=kind.group or None,
+                api_version=kind.version,
+                kind=kind.kind,
+                name=kind.plural,
+                namespaced=True,
+                client=client,
+            )
+            for kind in KINDS
+        }
+        await self._call("version", client.request("get", "/version", **self._options()))
+
+    async def get(self, kind: Kind, name: str) -> Object:
+        """Return an object; raises BackendRefused with status 404 when there is none."""
+        resource = self._resource(kind)
+        return await self._object(
+            kind, name, resource.get(name=name, namespace=self._namespace, **self._options())
+        )
+
+    async def list(self, kind: Kind, *, selector: str = "") -> list[Object]:
+        """Return all objects of a kind that match a label selector."""
+        resource = self._resource(kind)
+        answer = await self._call(
+            kind.plural,
+            resource.get(namespace=self._namespace, label_selector=selector or None, **self._options()),
+        )
+        items = answer.get("items")
+        if not isinstance(items, list) or not all(_is_object(item) for item in items):
+            raise BackendGarbage(f"the list of {kind.plural} has no proper items", where=self._url)
+        return items
+
+    async def patch(self, kind: Kind, name: str, body: Object, *, resource_version: str) -> Object:
+        """Apply a JSON merge patch on exactly the version read."""
+        resource = self._resource(kind)
+        metadata = {**body.get("metadata", {}), "resourceVersion": resource_version}
+        return await self._object(
+            kind,
+            name,
+            resource.patch(
+                name=name,
+                namespace=self._namespace,
+                body={**body, "metadata": metadata},
+                content_type="application/merge-patch+json",
+                field_manager="release-cockpit",
+                **self._options(),
+            ),
+        )
+
+    async def replace(self, kind: Kind, name: str, body: Object) -> Object:
+        """Replace an object (its metadata carries the resourceVersion)."""
+        resource = self._resource(kind)
+        return await self._object(
+            kind,
+            name,
+            resource.replace(
+                name=name,
+                namespace=self._namespace,
+                body=body,
+                field_manager="release-cockpit",
+                **self._options(),
+            ),
+        )
+
+    async def create(self, kind: Kind, body: Object) -> Object:
+        """Create an object; raises Conflict when it exists."""
+        resource = self._resource(kind)
+        name = str(body.get("metadata", {}).get("name", ""))
+        return await self._object(
+            kind,
+            name,
+            resource.create(
+                namespace=self._namespace, body=body, field_manager="release-cockpit", **self._options()
+            ),
+        )
+
+    async def close(self) -> None:
+        """Close all connections."""
+        if self._client is not None:
+            await self._client.client.close()
+            self._client = None
+
+    def _options(self) -> dict[str, Any]:
+        return {"serialize": False, "_request_timeout": self._deadline}
+
+    def _resource(self, kind: Kind) -> Any:
+        if self._client is None:
+            raise BackendUnreachable("the cluster client is not connected", where=self._url)
+        return self._resources[kind]
+
+    async def _object(self, kind: Kind, name: str, call: Any) -> Object:
+        answer = await self._call(f"{kind.plural}/{name}", call)
+        if not _is_object(answer) or answer.get("kind", kind.kind) != kind.kind:
+            raise BackendGarbage(f"the answer for {kind.plural}/{name} is no {kind.kind}", where=self._url)
+        return answer
+
+    async def _call(self, what: str, call: Any) -> Object:
+        """Await a request within the deadline; map every failure to the error tree."""
+        import aiohttp
+        from kubernetes.aio.client.exceptions import ApiException
+
+        where = f"{self._url} {what}"
+        try:
+            async with asyncio.timeout(self._deadline):
+                response = await call
+                try:
+                    raw = await _read(response)
+                finally:
+                    response.release()
+        except ApiException as error:
+            raise _mapped(error, where) from None
+        except (aiohttp.ClientError, OSError, TimeoutError) as error:
+            text = visible(str(error), limit=200) or type(error).__name__
+            raise BackendUnreachable(f"the cluster did not answer: {text}", where=where) from None
+        if raw is None:
+            raise BackendGarbage(f"an answer of more than {MAX_ANSWER_BYTES} bytes", where=where)
+        try:
+            answer = json.loads(raw)
+        except (ValueError, RecursionError):
+            raise BackendGarbage("the answer is not JSON", where=where) from None
+        if not isinstance(answer, dict):
+            raise BackendGarbage("the answer is not a JSON object", where=where)
+        return answer
+
+
+async def _read(response: Any) -> bytes | None:
+    chunks: list[bytes] = []
+    size = 0
+    async for chunk in response.content.iter_chunked(1 << 16):
+        size += len(chunk)
+        if size > MAX_ANSWER_BYTES:
+            return None
+        chunks.append(chunk)
+    return b"".join(chunks)
+
+
+def _is_object(value: object) -> bool:
+    if not isinstance(value, dict):
+        return False
+    metadata = value.get("metadata")
+    return isinstance(metadata, dict) and isinstance(metadata.get("name"), str)
+
+
+def _mapped(error: Any, where: str) -> Exception:
+    status = int(error.status or 0)
+    message = str(error.reason or "")
+    try:
+        body = json.loads(error.body or "")
+        message = str(body.get("message", message))
+    except (ValueError, TypeError, AttributeError):
+        pass
+    text = visible(message, limit=300)
+    if status == 409:
+        return Conflict(text or "the object changed since it was read", where=where)
+    if status == 0 or status >= 500 or status == 429:
+        return BackendUnreachable(f"the cluster answered {status}: {text}", where=where)
+    hint = {401: "check the token", 403: "see `cockpit doctor --rbac` for the rights needed"}.get(status, "")
+    return BackendRefused(f"the cluster answered {status}: {text}", where=where, hint=hint, status=status)
