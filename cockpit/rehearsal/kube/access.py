@@ -1,0 +1,120 @@
+"""Who may do what: bearer tokens, users and their rules, answered to requests and to access reviews alike."""
+
+from __future__ import annotations
+
+import hmac
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+
+from cockpit.rehearsal.kube.resources import GATEWAY_GROUP, VERBS
+from cockpit.rehearsal.kube.values import ApiError
+
+ANY = "*"
+
+
+@dataclass(frozen=True)
+class Attributes:
+    """What a request asks to do; an empty namespace means all of them (or a cluster-wide resource)."""
+
+    verb: str
+    group: str
+    resource: str
+    subresource: str = ""
+    namespace: str = ""
+    name: str = ""
+
+    @property
+    def target(self) -> str:
+        """The resource as rules name it, e.g. `deployments/scale`."""
+        return f"{self.resource}/{self.subresource}" if self.subresource else self.resource
+
+
+@dataclass(frozen=True)
+class Rule:
+    """Verbs on resources of one API group; `namespaces` None grants them everywhere."""
+
+    verbs: frozenset[str]
+    group: str
+    resources: frozenset[str]
+    namespaces: frozenset[str] | None = None
+
+    def allows(self, wanted: Attributes) -> bool:
+        """Say whether this rule grants what is wanted."""
+        return (
+            (ANY in self.verbs or wanted.verb in self.verbs)
+            and self.group in (ANY, wanted.group)
+            and (ANY in self.resources or wanted.target in self.resources)
+            and (self.namespaces is None or (wanted.namespace != "" and wanted.namespace in self.namespaces))
+        )
+
+
+@dataclass(frozen=True)
+class User:
+    """A name and its rules; no rules, no rights beyond discovery and asking about oneself."""
+
+    name: str
+    rules: tuple[Rule, ...] = ()
+
+    def may(self, wanted: Attributes) -> bool:
+        """Say whether any rule grants what is wanted."""
+        # As the `system:basic-user` role does for everyone who is known.
+        if wanted.resource == "selfsubjectaccessreviews" and wanted.verb == "create":
+            return True
+        return any(rule.allows(wanted) for rule in self.rules)
+
+
+def admin(name: str = "world") -> User:
+    """Return the user the world itself works as: everything, everywhere."""
+    return User(name, (Rule(frozenset({ANY}), ANY, frozenset({ANY})),))
+
+
+def conductor(namespaces: Iterable[str], name: str = "conductor") -> User:
+    """Return the user of a release cockpit: what promotion and rollback need in these namespaces, no more."""
+    spaces = frozenset(namespaces)
+    read = frozenset({"get", "list", "watch"})
+    change = read | {"patch", "update"}
+    return User(
+        name,
+        (
+            Rule(change, "apps", frozenset({"deployments", "deployments/scale"}), spaces),
+            Rule(read, "apps", frozenset({"replicasets"}), spaces),
+            Rule(read, "", frozenset({"pods", "services", "configmaps", "events"}), spaces),
+            # A namespace is read by its own name, so the grant holds inside it.
+            Rule(frozenset({"get"}), "", frozenset({"namespaces"}), spaces),
+            Rule(change, GATEWAY_GROUP, frozenset({"httproutes"}), spaces),
+            Rule(frozenset(VERBS), "coordination.k8s.io", frozenset({"leases"}), spaces),
+        ),
+    )
+
+
+class AccessTable:
+    """Tokens and the users behind them."""
+
+    def __init__(self, tokens: Mapping[str, User]) -> None:
+        self._users = [(token.encode(), user) for token, user in tokens.items() if token]
+
+    def authenticate(self, authorization: str | None) -> User:
+        """Return the user of an `Authorization` header; raises a 401 for a missing or unknown token."""
+        scheme, _, token = (authorization or "").partition(" ")
+        presented = token.strip().encode()
+        if scheme.lower() == "bearer" and presented:
+            for known, user in self._users:
+                if hmac.compare_digest(known, presented):
+                    return user
+        raise ApiError(401, "Unauthorized", "Unauthorized")
+
+    @staticmethod
+    def authorize(user: User, wanted: Attributes) -> None:
+        """Raise the 403 Kubernetes would give when the user may not."""
+        if user.may(wanted):
+            return
+        qualified = f"{wanted.resource}.{wanted.group}" if wanted.group else wanted.resource
+        named = f' "{wanted.name}"' if wanted.name else ""
+        scope = f'in the namespace "{wanted.namespace}"' if wanted.namespace else "at the cluster scope"
+        raise ApiError(
+            403,
+            "Forbidden",
+            f'{qualified}{named} is forbidden: User "{user.name}" cannot {wanted.verb} resource '
+            f'"{wanted.target}" in API group "{wanted.group}" {scope}',
+            details={"name": wanted.name, "group": wanted.group, "kind": wanted.resource},
+        )

@@ -1,0 +1,182 @@
+"""Reading a request: what its URL, query and body ask for."""
+
+from __future__ import annotations
+
+import base64
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from ruamel.yaml import YAML
+from ruamel.yaml.error import YAMLError
+
+from cockpit.rehearsal.kube.access import Attributes
+from cockpit.rehearsal.kube.ownership import Manager
+from cockpit.rehearsal.kube.registry import Deletion, Write
+from cockpit.rehearsal.kube.resources import BY_PATH, VERSION, Resource
+from cockpit.rehearsal.kube.selectors import Match, field_matcher, label_matcher
+from cockpit.rehearsal.kube.values import ApiError, Obj, bad_request
+
+MAX_BODY = 3 << 20
+"""Largest body read, in bytes; an API server takes the same."""
+
+_VERBS = {"POST": "create", "PUT": "update", "PATCH": "patch"}
+
+
+@dataclass(frozen=True)
+class ApiRequest:
+    """One request on a resource; `name` is empty for a collection."""
+
+    verb: str
+    resource: Resource
+    namespace: str
+    name: str
+    subresource: str
+    query: Mapping[str, str] = field(repr=False)
+    agent: str = "unknown"
+
+    @property
+    def attributes(self) -> Attributes:
+        """What rules and faults look at."""
+        # A namespace is an object of the cluster, yet rights over it are granted inside it.
+        space = self.name if self.resource.plural == "namespaces" else self.namespace
+        return Attributes(
+            self.verb, self.resource.group, self.resource.plural, self.subresource, space, self.name
+        )
+
+    def flag(self, name: str) -> bool:
+        """Return a boolean of the query, as Go reads them."""
+        return self.query.get(name, "") in ("1", "t", "T", "true", "True", "TRUE")
+
+    def number(self, name: str, default: int) -> int:
+        """Return a count of the query; raises a 400 for anything but digits."""
+        text = self.query.get(name, "")
+        if not text:
+            return default
+        if not text.isascii() or not text.isdigit() or len(text) > 18:
+            raise bad_request(f"invalid {name}: {text[:40]!r}")
+        return int(text)
+
+    @property
+    def dry_run(self) -> bool:
+        """Whether nothing is to be stored; raises a 400 for a value other than All."""
+        value = self.query.get("dryRun", "")
+        if value not in ("", "All"):
+            raise bad_request(f'dryRun: Unsupported value: {value[:40]!r}: supported values: "All"')
+        return value == "All"
+
+    def write(self, *, applying: bool = False) -> Write:
+        """Return how this request writes; an apply must name its field manager."""
+        manager = self.query.get("fieldManager", "")[:128]
+        if applying and not manager:
+            raise bad_request(
+                "PatchOptions is invalid: fieldManager: Required value: is required for apply patch"
+            )
+        operation = "Apply" if applying else "Update"
+        who = Manager(manager or self.agent, operation, self.subresource)
+        return Write(who, self.dry_run, self.flag("force"))
+
+    def deletion(self, options: Any) -> Deletion:
+        """Return the options of a delete, from its body or from the query."""
+        given: Obj = options if isinstance(options, dict) else {}
+        grace = given.get("gracePeriodSeconds", self.number("gracePeriodSeconds", -1))
+        conditions = given.get("preconditions") or {}
+        return Deletion(
+            grace=int(grace) if isinstance(grace, int) and grace >= 0 else None,
+            uid=str(conditions.get("uid", "")),
+            version=str(conditions.get("resourceVersion", "")),
+            propagation=str(
+                given.get("propagationPolicy") or self.query.get("propagationPolicy", "Background")
+            ),
+            dry_run=self.dry_run or given.get("dryRun") == ["All"],
+        )
+
+    def selected(self) -> Match:
+        """Return whether an object belongs to this list or watch."""
+        labels = label_matcher(self.query.get("labelSelector", ""))
+        fields = field_matcher(self.query.get("fieldSelector", ""))
+        space, name = self.namespace, self.name
+
+        def matches(obj: Obj) -> bool:
+            metadata = obj["metadata"]
+            return (
+                (not space or metadata.get("namespace") == space)
+                and (not name or metadata["name"] == name)
+                and labels(obj)
+                and fields(obj)
+            )
+
+        return matches
+
+
+def read_request(method: str, parts: tuple[str, ...], query: Mapping[str, str], agent: str) -> ApiRequest:
+    """Read a request on a resource; raises a 404 for what is not served, a 405 for a wrong method."""
+    missing = ApiError(404, "NotFound", "the server could not find the requested resource")
+    match parts:
+        case ("api", version, *rest):
+            group = ""
+        case ("apis", group, version, *rest):
+            pass
+        case _:
+            raise missing
+    namespace = ""
+    if len(rest) >= 3 and rest[0] == "namespaces" and rest[2] not in ("status", "finalize"):
+        namespace, rest = rest[1], rest[2:]
+    if version != VERSION or not 1 <= len(rest) <= 3:
+        raise missing
+    plural, name, subresource = (*rest, "", "")[:3]
+    resource = BY_PATH.get((group, plural))
+    if resource is None or (subresource and subresource not in resource.subresources):
+        raise missing
+    if namespace and not resource.namespaced:
+        raise missing
+    watching = query.get("watch", "") in ("1", "t", "T", "true", "True", "TRUE")
+    verb = _VERBS.get(method, "")
+    if method == "GET":
+        verb = "watch" if watching else "get" if name else "list"
+    elif method == "DELETE":
+        verb = "delete" if name else "deletecollection"
+    fits = bool(name) == (verb not in ("create", "list", "deletecollection")) or verb == "watch"
+    if verb in ("create", "update", "patch", "delete") and resource.namespaced and not namespace:
+        fits = False
+    if (
+        not verb
+        or not fits
+        or (verb in ("delete", "watch") and subresource)
+        or (not resource.stored and verb != "create")
+    ):
+        raise ApiError(
+            405, "MethodNotAllowed", "the server does not allow this method on the requested resource"
+        )
+    return ApiRequest(verb, resource, namespace, name, subresource, query, agent)
+
+
+def read_body(raw: bytes, content_type: str) -> Any:
+    """Read a JSON body, or YAML where the media type says so; raises a 400."""
+    if not raw:
+        return None
+    try:
+        return json.loads(raw)
+    except (ValueError, RecursionError) as error:
+        if "yaml" not in content_type:
+            raise bad_request("the body of the request is not valid JSON") from error
+    try:
+        return YAML(typ="safe", pure=True).load(raw.decode())
+    except (YAMLError, UnicodeDecodeError, RecursionError) as error:
+        raise bad_request("the body of the request is not valid YAML") from error
+
+
+def continue_token(version: int, last: Obj) -> str:
+    """Return the token by which the next page of a list begins after `last`."""
+    where = [version, last["metadata"].get("namespace", ""), last["metadata"]["name"]]
+    return base64.urlsafe_b64encode(json.dumps(where).encode()).decode()
+
+
+def read_continue(token: str) -> tuple[int, tuple[str, str]]:
+    """Return the version of a paged list and the namespace and name it goes on after; raises a 400."""
+    try:
+        version, namespace, name = json.loads(base64.urlsafe_b64decode(token))
+        return int(version), (str(namespace), str(name))
+    except (ValueError, TypeError) as error:
+        raise bad_request("continue key is not valid") from error
