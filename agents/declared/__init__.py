@@ -1,0 +1,1 @@
+"""The roster's entries as data, in the order of seed section 4."""
