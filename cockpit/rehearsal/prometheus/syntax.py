@@ -1,0 +1,101 @@
+"""PromQL's syntax tree, read: matchers, matching, durations, and what an absent series would be called."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from typing import Any, Literal
+
+import promql_parser as ast
+
+from cockpit.rehearsal.prometheus.store import NAME, Matcher
+from cockpit.rehearsal.prometheus.vectors import ALL_LABELS, Grouping, Matching, QueryFailed, execution
+
+_OPS: dict[str, Literal["=", "!=", "=~", "!~"]] = {"Equal": "=", "NotEqual": "!=", "Re": "=~", "NotRe": "!~"}
+
+
+def parse(query: str) -> Any:
+    """Parse a query into its syntax tree; raises QueryFailed(bad_data)."""
+    if len(query) > 100_000:
+        raise QueryFailed("bad_data", 'invalid parameter "query": longer than 100000 characters')
+    try:
+        return ast.parse(query)
+    except ValueError as error:
+        raise QueryFailed("bad_data", f'invalid parameter "query": parse error: {error}') from None
+
+
+def selector_matchers(text: str) -> list[Matcher]:
+    """Parse a series selector as `match[]` takes it; raises QueryFailed(bad_data)."""
+    try:
+        expression = ast.parse(text)
+    except ValueError as error:
+        raise QueryFailed("bad_data", f'invalid parameter "match[]": parse error: {error}') from None
+    if not isinstance(expression, ast.VectorSelector):
+        raise QueryFailed("bad_data", 'invalid parameter "match[]": not a series selector')
+    return matchers_of(expression)
+
+
+def matchers_of(selector: Any) -> list[Matcher]:
+    """Return the matchers of a vector selector, its metric name among them."""
+    if selector.matchers.or_matchers:
+        raise execution("the stand-in does not know `or` between label matchers")
+    out = [] if selector.name is None else [Matcher(NAME, "=", selector.name)]
+    for matcher in selector.matchers.matchers:
+        op = _OPS.get(str(matcher.op).rsplit(".", 1)[-1])
+        if op is None:
+            raise execution(f"the stand-in does not know the matcher {matcher.op}")
+        out.append(Matcher(matcher.name, op, matcher.value))
+    return out
+
+
+def matching_of(modifier: Any) -> Matching:
+    """Return how a binary operator's vectors meet, from its modifier (None: on all labels)."""
+    if modifier is None:
+        return Matching()
+    if modifier.fill_values.lhs is not None or modifier.fill_values.rhs is not None:
+        raise execution("the stand-in does not know the fill modifier")
+    grouping = ALL_LABELS
+    if modifier.matching is not None:
+        on = str(modifier.matching.type).endswith("Include")
+        grouping = Grouping(keep=on, names=frozenset(modifier.matching.labels))
+    card = str(modifier.card).rsplit(".", 1)[-1]
+    many = {"ManyToOne": "left", "OneToMany": "right"}.get(card, "")
+    return Matching(grouping, many, tuple(modifier.group_labels or ()))
+
+
+def milliseconds(duration: timedelta | None) -> int:
+    """Return a duration in milliseconds; none is zero."""
+    return 0 if duration is None else round(duration.total_seconds() * 1000)
+
+
+def absent_labels(node: Any) -> dict[str, str]:
+    """Return the labels an absent series would certainly have had: those of unambiguous equality matchers."""
+    node = unwrapped(node)
+    if isinstance(node, ast.MatrixSelector):
+        node = node.vector_selector
+    if not isinstance(node, ast.VectorSelector):
+        return {}
+    labels: dict[str, str] = {}
+    unsure: set[str] = set()
+    for matcher in matchers_of(node):
+        if matcher.name == NAME:
+            continue
+        if matcher.op == "=" and matcher.name not in labels:
+            labels[matcher.name] = matcher.value
+        else:
+            unsure.add(matcher.name)
+    return {name: value for name, value in labels.items() if name not in unsure and value}
+
+
+def result_type(node: Any) -> Literal["matrix", "string", "value"]:
+    """Return what an expression gives: a range vector, a string, or an instant vector or scalar."""
+    node = unwrapped(node)
+    if isinstance(node, (ast.MatrixSelector, ast.SubqueryExpr)):
+        return "matrix"
+    return "string" if isinstance(node, ast.StringLiteral) else "value"
+
+
+def unwrapped(node: Any) -> Any:
+    """Return the expression inside any parentheses."""
+    while isinstance(node, ast.ParenExpr):
+        node = node.expr
+    return node

@@ -1,0 +1,340 @@
+"""Series and expressions on which the stand-in must agree with Prometheus."""
+
+from __future__ import annotations
+
+import math
+import random
+from collections.abc import Iterator, Mapping
+
+START_S = 1_700_000_000
+SAMPLES = 81
+STEP_S = 15
+END_S = START_S + (SAMPLES - 1) * STEP_S
+
+Points = list[tuple[int, float]]
+
+
+def series() -> Iterator[tuple[Mapping[str, str], Points]]:
+    """Yield labels and (Unix seconds, value) points: counters with resets, gaps, gauges, histograms, NaN."""
+    chance = random.Random(20)
+    for pod, track in (("a", "stable"), ("b", "stable"), ("c", "canary"), ("d", "canary")):
+        for code in ("200", "404", "500"):
+            value, points = 0.0, []
+            for i in range(SAMPLES):
+                value += chance.randrange(0, 40 if code == "200" else 3)
+                if pod == "b" and i in (30, 55):
+                    value = chance.randrange(0, 5)  # the counter was reset
+                if pod == "c" and 20 <= i < 31:
+                    continue  # a gap
+                if pod == "d" and code == "500" and i < 60:
+                    continue  # began late
+                points.append((START_S + i * STEP_S, value))
+            yield {"__name__": "http_requests_total", "pod": pod, "track": track, "code": code}, points
+        counts = [0.0] * 5
+        rows: list[tuple[int, list[float]]] = []
+        for i in range(SAMPLES):
+            for b in range(5):
+                counts[b] += chance.randrange(0, 6)
+            running = [sum(counts[: b + 1]) for b in range(5)]
+            rows.append((START_S + i * STEP_S, running))
+        for b, le in enumerate(("0.05", "0.1", "0.25", "1", "+Inf")):
+            yield (
+                {"__name__": "latency_seconds_bucket", "pod": pod, "track": track, "le": le},
+                [(t, running[b]) for t, running in rows],
+            )
+        gauge = [(START_S + i * STEP_S, round(chance.uniform(-3, 9), 3)) for i in range(SAMPLES)]
+        if pod == "d":
+            gauge[40:45] = [(t, math.nan) for t, _ in gauge[40:45]]
+            gauge[50] = (gauge[50][0], math.inf)
+        yield {"__name__": "temperature", "pod": pod, "track": track}, gauge
+    yield {"__name__": "info", "pod": "a", "version": "1.0"}, [(t, 1.0) for t, _ in gauge]
+    yield {"__name__": "info", "pod": "c", "version": "2.0"}, [(t, 1.0) for t, _ in gauge]
+    for le, count in (("1", 5.0), ("2", 3.0), ("+Inf", 8.0)):
+        yield {"__name__": "odd_bucket", "kind": "falling", "le": le}, [(END_S, count)]
+    for le, count in (("1", 5.0), ("2", 7.0)):
+        yield {"__name__": "odd_bucket", "kind": "open", "le": le}, [(END_S, count)]
+    yield {"__name__": "odd_bucket", "kind": "single", "le": "+Inf"}, [(END_S, 4.0)]
+    for le, count in (("-2", 3.0), ("-1", 6.0), ("+Inf", 6.0)):
+        yield {"__name__": "odd_bucket", "kind": "negative", "le": le}, [(END_S, count)]
+    for le in ("1", "+Inf"):
+        yield {"__name__": "odd_bucket", "kind": "empty", "le": le}, [(END_S, 0.0)]
+    for le, count in (("0.5", 2.0), ("x", 1.0), ("+Inf", 9.0)):
+        yield {"__name__": "odd_bucket", "kind": "misnamed", "le": le}, [(END_S, count)]
+    yield {"__name__": "falling_total", "pod": "a"}, [(START_S + i * STEP_S, 50.0 - i) for i in range(40)]
+
+
+_SELECTORS = """
+http_requests_total
+http_requests_total{pod="a"}
+http_requests_total{pod!="a",code=~"4..|5.."}
+http_requests_total{code!~"2.."}
+http_requests_total{track=""}
+http_requests_total{nothing=""}
+{__name__=~"temp.*",pod=~"a|d"}
+http_requests_total offset 5m
+temperature offset 11s
+temperature offset -1m
+temperature @ 1700000300
+temperature{pod="a"} @ 1700000300 offset 1m
+missing
+temperature[1m]
+http_requests_total{pod="c",code="200"}[5m] offset 2m
+42
+-3.5e-7
+1e21
+"text"
+time()
+vector(7)
+vector(time())
+scalar(temperature{pod="a"})
+scalar(temperature)
+-temperature
+-(1 + 2)
++temperature
+falling_total
+"""
+
+_RANGES = """
+rate(http_requests_total[1m])
+rate(http_requests_total[5m])
+rate(http_requests_total[17m])
+rate(http_requests_total[1h])
+rate(http_requests_total[10s])
+rate(http_requests_total{pod="c"}[20m])
+rate(http_requests_total[5m] offset 7m)
+rate(http_requests_total[100s])
+increase(http_requests_total[5m])
+increase(http_requests_total[19m])
+irate(http_requests_total[5m])
+idelta(temperature[5m])
+delta(temperature[5m])
+rate(falling_total[20m])
+increase(falling_total[15m])
+delta(falling_total[15m])
+sum_over_time(temperature[5m])
+avg_over_time(temperature[5m])
+min_over_time(temperature[15m])
+max_over_time(temperature[15m])
+min_over_time(temperature[9m] offset 9m)
+count_over_time(temperature[3m])
+last_over_time(temperature[5m])
+last_over_time(http_requests_total{pod="a"}[1m])
+present_over_time(temperature[5m])
+stddev_over_time(temperature{pod!="d"}[5m])
+stdvar_over_time(temperature{pod!="d"}[5m])
+quantile_over_time(0.5, temperature[5m])
+quantile_over_time(0.95, temperature[15m])
+quantile_over_time(0, temperature[15m])
+quantile_over_time(1.1, temperature[5m])
+quantile_over_time(-1, temperature[5m])
+changes(temperature[15m])
+resets(http_requests_total[20m])
+resets(temperature{pod!="d"}[15m])
+absent_over_time(missing[5m])
+absent_over_time(missing{pod="a",code=~"x"}[5m])
+absent_over_time(temperature[5m])
+max_over_time(rate(http_requests_total[1m])[5m:30s])
+avg_over_time(sum(rate(http_requests_total[1m]))[10m:1m])
+sum_over_time(temperature{pod="a"}[5m:20s] offset 1m)
+last_over_time(temperature[3m:])
+count_over_time(vector(1)[5m:15s])
+max_over_time((temperature{pod="a"})[5m:20s])
+"""
+
+_AGGREGATIONS = """
+sum(http_requests_total)
+sum by (track) (rate(http_requests_total[5m]))
+sum by (track, code) (increase(http_requests_total[5m]))
+sum without (pod, code) (http_requests_total)
+sum by (nothing) (http_requests_total)
+sum by () (http_requests_total)
+avg by (track) (temperature)
+avg(temperature)
+min by (track) (temperature)
+max by (track) (temperature)
+count by (code) (http_requests_total)
+count(missing)
+sum(missing)
+group by (track) (temperature)
+stddev by (track) (temperature{pod!="d"})
+stdvar(temperature{pod!="d"})
+topk(2, rate(latency_seconds_bucket{le="+Inf"}[11m]))
+topk by (track) (1, temperature)
+bottomk(3, temperature)
+bottomk without (pod, code) (1, temperature)
+topk(0, http_requests_total)
+topk(100, temperature)
+quantile(0.9, temperature)
+quantile by (track) (0.5, temperature)
+quantile(2, temperature)
+sum by (__name__) ({__name__=~"http.*|temp.*"})
+count({__name__=~".+"})
+sum(temperature offset 8m30s)
+max(temperature offset 9m)
+min by (pod) (temperature offset 9m)
+"""
+
+_HISTOGRAMS = """
+histogram_quantile(0.95, sum by (le) (rate(latency_seconds_bucket[5m])))
+histogram_quantile(0.95, sum by (le, track) (rate(latency_seconds_bucket[5m])))
+histogram_quantile(0.5, latency_seconds_bucket)
+histogram_quantile(0.99, rate(latency_seconds_bucket[10m]))
+histogram_quantile(0, latency_seconds_bucket)
+histogram_quantile(1, latency_seconds_bucket)
+histogram_quantile(1.5, latency_seconds_bucket)
+histogram_quantile(-1, latency_seconds_bucket)
+histogram_quantile(0.9, temperature)
+histogram_quantile(0.1, odd_bucket)
+histogram_quantile(0.5, odd_bucket)
+histogram_quantile(0.7, odd_bucket)
+histogram_quantile(-0.5, odd_bucket)
+histogram_quantile(2, odd_bucket)
+histogram_quantile(0.9, sum by (le) (odd_bucket))
+histogram_quantile(scalar(missing), odd_bucket)
+"""
+
+_BINARY = """
+1 + 2 * 3 ^ 2 - 4 / 5 % 3
+2 ^ 3 ^ 2
+-2 ^ 2
+7 % -3
+-7 % 3
+1 / 0
+-1 / 0
+0 / 0
+1 % 0
+0 ^ -1
+(-8) ^ (1/3)
+10 ^ 400
+1 > bool 2
+2 == bool 2
+NaN == bool NaN
+NaN != bool NaN
+temperature + 1
+temperature * 0
+1 - temperature
+temperature / 0
+temperature % 2
+temperature ^ 2
+temperature > 3
+3 < temperature
+temperature > bool 3
+temperature == 1
+temperature != 1
+temperature >= temperature
+temperature == bool temperature
+http_requests_total / 100 > 3
+http_requests_total - http_requests_total offset 1m
+rate(http_requests_total{code="500"}[5m]) / ignoring(code) rate(http_requests_total{code="200"}[5m])
+rate(http_requests_total{code="500"}[5m]) / on(pod) rate(http_requests_total{code="200"}[5m])
+http_requests_total{code="404"} < on(pod) http_requests_total{code="200"}
+http_requests_total{code="404"} < ignoring(code) http_requests_total{code="200"}
+http_requests_total{code="404"} < bool on(pod) http_requests_total{code="200"}
+http_requests_total / on(pod) http_requests_total{code="200"}
+http_requests_total{code="200"} / on(track) http_requests_total{code="404"}
+http_requests_total / on(pod) group_left http_requests_total{code="200"}
+http_requests_total / on(pod) group_left(version) info
+info * on(pod) group_right(version) http_requests_total
+http_requests_total > on(pod) group_left(version) info
+info > on(pod) group_right http_requests_total
+http_requests_total * on(track) group_left temperature
+sum by (track) (rate(http_requests_total{code=~"5.."}[5m])) / sum by (track) (rate(http_requests_total[5m]))
+temperature and http_requests_total
+temperature and on(pod) http_requests_total{code="500"}
+temperature and on(pod) (temperature > 2)
+temperature and ignoring(track) temperature
+temperature unless on(pod) info
+temperature unless temperature
+temperature or info
+temperature or on(pod) info
+info or on(pod) temperature
+temperature{pod="a"} or on() vector(0)
+missing or vector(0)
+vector(1) and on() missing
+temperature{pod="a"} + on() group_left vector(3)
+temperature + missing
+missing > 1
+"""
+
+_FUNCTIONS = """
+abs(temperature)
+ceil(temperature)
+floor(temperature)
+round(temperature)
+round(temperature, 0.5)
+round(temperature, 10)
+clamp(temperature, 0, 4)
+clamp(temperature, 4, 0)
+clamp_min(temperature, 2)
+clamp_max(temperature, 2)
+sqrt(temperature)
+ln(temperature)
+log2(temperature)
+log10(temperature)
+exp(temperature)
+exp(vector(1000))
+sgn(temperature)
+sort(temperature)
+sort_desc(temperature)
+absent(missing)
+absent(missing{pod="a",code!="x"})
+absent(missing{pod="a",pod="b"})
+absent(temperature)
+absent(sum(missing))
+timestamp(temperature)
+timestamp(temperature + 0)
+timestamp(http_requests_total{pod="a"} offset 1m)
+label_replace(temperature, "node", "n-$1", "pod", "(.*)")
+label_replace(temperature, "node", "$2", "pod", "(a)|(b)")
+label_replace(temperature, "pod", "", "pod", "a")
+label_replace(temperature, "x", "${1}y$$", "track", "(can).*")
+label_replace(temperature, "pod", "same", "pod", ".*")
+label_replace(temperature, "x", "y", "pod", "zzz")
+abs({__name__=~"temperature|info",pod="a"})
+clamp_min(sum(rate(http_requests_total{code="500"}[5m])) or vector(0), 0.001)
+"""
+
+_REFUSED = """
+sum(
+rate(temperature)
+rate(temperature[5m]
+foo(temperature)
+{pod=""}
+temperature{pod=~"["}
+1 > 2
+sum(temperature, temperature)
+temperature[0s]
+temperature and 1
+"a" + "b"
+"""
+
+EXPRESSIONS = tuple(
+    line
+    for block in (_SELECTORS, _RANGES, _AGGREGATIONS, _HISTOGRAMS, _BINARY, _FUNCTIONS)
+    for line in block.split("\n")
+    if line.strip()
+)
+"""Expressions with an answer (or an execution error) that must be the same on both."""
+
+REFUSED = tuple(line for line in _REFUSED.split("\n") if line.strip())
+"""Expressions that are no PromQL: 400 and bad_data on both."""
+
+MOMENTS = (END_S, END_S - 7, END_S - 150, START_S + 457, END_S + 240, END_S + 310)
+"""Evaluation times, Unix seconds: at the end, between samples, in the gap, past the end and the lookback."""
+
+
+def openmetrics() -> str:
+    """Return the series as OpenMetrics text with timestamps, for `promtool tsdb create-blocks-from`."""
+    families: dict[str, list[str]] = {}
+    for labels, points in series():
+        name = labels["__name__"]
+        inner = ",".join(f'{k}="{v}"' for k, v in labels.items() if k != "__name__")
+        family = families.setdefault(name, [f"# TYPE {name} unknown"])
+        family += [f"{name}{{{inner}}} {_text(value)} {t}" for t, value in points]
+    return "\n".join(line for family in families.values() for line in family) + "\n# EOF\n"
+
+
+def _text(value: float) -> str:
+    if math.isnan(value):
+        return "NaN"
+    return "+Inf" if value == math.inf else repr(value)
