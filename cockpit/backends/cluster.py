@@ -102,10 +102,10 @@ class KubernetesCluster:
         configuration.api_key = {"authorization": f"Bearer {self._token}"}
         if self._ca_file:
             configuration.ssl_ca_cert = self._ca_file
-        client = DynamicClient(ApiClient(configuration))
+        client = DynamicClient(ApiClient(configuration))  # type: ignore[no-untyped-call]
         self._client = client
         self._resources = {
-            kind: Resource(
+            kind: Resource(  # type: ignore[no-untyped-call]
                 prefix="apis" if kind.group else "api",
                 group=kind.group or None,
                 api_version=kind.version,

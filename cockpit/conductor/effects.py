@@ -1,0 +1,185 @@
+"""The effects gate: every mutation passes here, in one of two lanes (design decision 4).
+
+*Forward* is refused while halted, without the lease, outside the granted environments, for prod promotion
+outside the window, and when its intent cannot be put on disk. *Abort* is refused for one thing only: another
+holder's fence. HALT bumps the epoch: nothing forward goes out after it, and what is in flight is cut off and
+recorded as unknown.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+from collections.abc import Awaitable, Callable
+from typing import Protocol, TypeVar
+
+from cockpit.base.clock import Clock
+from cockpit.base.errors import BackendRefused, CockpitError, Conflict, EffectRefused, JournalError
+from cockpit.base.text import visible
+from cockpit.conductor.recorder import Recorder
+from cockpit.journal.events import EffectDone, EffectFailed, EffectIntended, EffectUnknown
+from cockpit.plan.values import Window
+
+T = TypeVar("T")
+PROMOTION_VERBS = frozenset({"scale", "shift", "promote", "flip"})
+"""What the release window binds, in prod (gates.md, reading 7)."""
+
+
+class Holder(Protocol):
+    """Who holds the release lock."""
+
+    @property
+    def held(self) -> bool:
+        """Whether this conductor holds the lease now."""
+        ...
+
+    @property
+    def fenced_out(self) -> bool:
+        """Whether another holder's fence has been seen."""
+        ...
+
+
+class EffectsGate:
+    """Records, refuses, runs and cuts off mutations."""
+
+    def __init__(
+        self, recorder: Recorder, holder: Holder, clock: Clock, window: Window, environments: frozenset[str]
+    ) -> None:
+        self._recorder = recorder
+        self._holder = holder
+        self._clock = clock
+        self._window = window
+        self._environments = environments
+        self._numbers = itertools.count(1)
+        self._epoch = 0
+        self._halted = False
+        self._in_flight: set[asyncio.Task[object]] = set()
+
+    @property
+    def halted(self) -> bool:
+        """Whether a HALT is in force."""
+        return self._halted
+
+    @property
+    def epoch(self) -> int:
+        """How many HALTs there have been."""
+        return self._epoch
+
+    def halt(self) -> int:
+        """Let nothing forward pass from now on; cut off what is in flight. Returns the new epoch."""
+        self._halted = True
+        self._epoch += 1
+        for task in self._in_flight:
+            task.cancel()
+        return self._epoch
+
+    def resume(self) -> None:
+        """End a HALT; what was cut off stays unknown."""
+        self._halted = False
+
+    async def forward(
+        self,
+        verb: str,
+        target: str,
+        act: Callable[[], Awaitable[T]],
+        *,
+        env: str,
+        by: str,
+        detail: str = "",
+    ) -> T:
+        """Do a forward mutation; raises EffectRefused, or what the back end raises."""
+        epoch = self._epoch
+        self._refuse_forward(verb, target, env, epoch)
+        effect = f"e{next(self._numbers)}"
+        try:
+            await self._recorder.record(
+                EffectIntended(
+                    effect=effect, lane="forward", verb=verb, target=target, env=env, by=by, detail=detail
+                )
+            )
+        except JournalError as error:
+            raise EffectRefused(
+                f"{verb} {target}: its intent cannot be recorded: {error.what}", reason="journal"
+            ) from None
+        try:
+            self._refuse_forward(verb, target, env, epoch)
+        except EffectRefused as refused:
+            self._recorder.note(EffectFailed(effect=effect, reason=refused.what, sent=False))
+            raise
+        return await self._run(effect, act, cut_by_halt=True)
+
+    async def abort(
+        self, verb: str, target: str, act: Callable[[], Awaitable[T]], *, env: str, by: str, detail: str = ""
+    ) -> T:
+        """Do a step of an abort; refused for another holder's fence only."""
+        if self._holder.fenced_out:
+            raise EffectRefused(
+                f"{verb} {target}: another holder has fenced this release",
+                reason="fence",
+                hint="the holder must abort; see `cockpit status`",
+            )
+        effect = f"a{next(self._numbers)}"
+        self._recorder.note(
+            EffectIntended(
+                effect=effect, lane="abort", verb=verb, target=target, env=env, by=by, detail=detail
+            )
+        )
+        return await self._run(effect, act, cut_by_halt=False)
+
+    def _refuse_forward(self, verb: str, target: str, env: str, epoch: int) -> None:
+        what = f"{verb} {target}"
+        if self._halted or epoch != self._epoch:
+            raise EffectRefused(f"{what}: HALT is in force", reason="halt", hint="resume or roll back")
+        if not self._holder.held:
+            raise EffectRefused(f"{what}: the release lock is not held", reason="fence")
+        if env not in self._environments:
+            raise EffectRefused(f"{what}: the plan does not grant {env}", reason="env")
+        if env == "prod" and verb in PROMOTION_VERBS and not self._window.contains(self._clock.now()):
+            raise EffectRefused(
+                f"{what}: outside the release window {self._window.start} → {self._window.end}",
+                reason="window",
+            )
+
+    async def _run(self, effect: str, act: Callable[[], Awaitable[T]], *, cut_by_halt: bool) -> T:
+        started = self._clock.monotonic()
+        epoch = self._epoch
+        task: asyncio.Task[T] = asyncio.create_task(_await(act))
+        if cut_by_halt:
+            self._in_flight.add(task)
+            task.add_done_callback(self._in_flight.discard)
+        try:
+            # Not awaited bare: a HALT cancels only the mutation, and its owner must learn that it was one.
+            await asyncio.wait((task,))
+        except asyncio.CancelledError:
+            task.cancel()
+            await asyncio.wait((task,))
+            self._settle(effect, task, started, "the caller was cancelled")
+            raise
+        self._settle(effect, task, started, "HALT")
+        if task.cancelled():
+            if cut_by_halt and epoch != self._epoch:
+                raise EffectRefused("cut off by HALT: its outcome is unknown", reason="halt")
+            raise asyncio.CancelledError
+        return task.result()
+
+    def _settle(self, effect: str, task: asyncio.Task[T], started: float, cut: str) -> None:
+        took = round((self._clock.monotonic() - started) * 1000, 3)
+        if task.cancelled():
+            self._recorder.note(EffectUnknown(effect=effect, reason=f"cut off: {cut}"))
+            return
+        error = task.exception()
+        if error is None:
+            self._recorder.note(EffectDone(effect=effect, took_ms=took))
+        elif isinstance(error, CockpitError) and _refused(error):
+            self._recorder.note(EffectFailed(effect=effect, reason=visible(str(error), limit=500), sent=True))
+        else:
+            # No answer, or one that cannot be read: it may have happened.
+            self._recorder.note(EffectUnknown(effect=effect, reason=visible(str(error), limit=500)))
+
+
+def _refused(error: CockpitError) -> bool:
+    return isinstance(error, (BackendRefused, Conflict, EffectRefused))
+
+
+async def _await(act: Callable[[], Awaitable[T]]) -> T:
+    return await act()

@@ -1,0 +1,193 @@
+"""The release lock: a Kubernetes Lease per application and environment (design decision 5).
+
+`fence` is the Lease's `leaseTransitions`: it grows with each new holder, and every object the release changes
+carries it as an annotation.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from datetime import datetime, timedelta
+from typing import Any
+
+from cockpit.backends.cluster import LEASE, Cluster, Object
+from cockpit.base.clock import Clock, iso, parse_iso
+from cockpit.base.errors import BackendError, BackendGarbage, BackendRefused, Conflict, LockHeld
+from cockpit.conductor.recorder import Recorder
+from cockpit.journal.events import LeaseChanged, Noted
+from cockpit.plan.model import Kubernetes
+
+
+class ReleaseLease:
+    """Takes, renews and gives back the Lease; says whether it is held."""
+
+    def __init__(
+        self, cluster: Cluster, target: Kubernetes, holder: str, recorder: Recorder, clock: Clock
+    ) -> None:
+        self._cluster = cluster
+        self._name = target.lease
+        self._seconds = target.lease_seconds
+        self._holder = holder
+        self._recorder = recorder
+        self._clock = clock
+        self._fence = 0
+        self._renewed_at: float | None = None
+        self._fenced_out = False
+
+    @property
+    def fence(self) -> int:
+        """The holder's number; 0 before the lease was taken."""
+        return self._fence
+
+    @property
+    def held(self) -> bool:
+        """Whether the lease is ours and fresh: it counts as lost a little before others may take it."""
+        if self._fenced_out or self._renewed_at is None:
+            return False
+        return self._clock.monotonic() - self._renewed_at < self._seconds * 0.8
+
+    @property
+    def fenced_out(self) -> bool:
+        """Whether another holder's fence was seen."""
+        return self._fenced_out
+
+    def note_foreign_fence(self) -> None:
+        """Remember that another holder's fence stands on a target object: nothing may be changed any more."""
+        self._fenced_out = True
+
+    async def acquire(self) -> None:
+        """Take the lease; raises LockHeld when another holds it, BackendError when it cannot be told.
+
+        A lease of our own holder name (a conductor that was restarted) is taken up at once.
+        """
+        try:
+            current = await self._cluster.get(LEASE, self._name)
+        except BackendRefused as error:
+            if error.status != 404:
+                raise
+            await self._create()
+            return
+        spec = _spec(current)
+        holder = str(spec.get("holderIdentity") or "")
+        if holder and holder != self._holder and not self._expired(spec):
+            self._recorder.note(LeaseChanged(state="refused", holder=holder, fence=_transitions(spec)))
+            raise LockHeld(
+                f"{holder} holds the release lock",
+                where=f"lease/{self._name}",
+                hint="wait for it to end, or ask its operator; a second cockpit is read-only",
+            )
+        fence = _transitions(spec) + (0 if holder == self._holder else 1)
+        try:
+            await self._write(current, fence, acquired=True)
+        except Conflict:
+            raise LockHeld(
+                "another conductor took the release lock just now", where=f"lease/{self._name}"
+            ) from None
+        await self._record("acquired")
+
+    async def keep(self) -> None:
+        """Renew until cancelled; returns when the lease is lost."""
+        while not self._fenced_out:
+            await self._clock.sleep(self._seconds / 5)
+            try:
+                current = await self._cluster.get(LEASE, self._name)
+                holder = str(_spec(current).get("holderIdentity") or "")
+                if holder != self._holder:
+                    self._fenced_out = True
+                    self._recorder.note(LeaseChanged(state="lost", holder=holder, fence=self._fence))
+                    return
+                await self._write(current, self._fence, acquired=False)
+            except Conflict:
+                continue  # somebody wrote it between our read and our write: the next read tells who
+            except BackendError as error:
+                if not self.held:
+                    self._recorder.note(LeaseChanged(state="lost", holder=self._holder, fence=self._fence))
+                    self._recorder.note(
+                        Noted(level="error", text=f"the release lock cannot be renewed: {error}")
+                    )
+                    # Keep trying: when the cluster answers again and nobody took it, it is still ours.
+                    await self._clock.sleep(self._seconds / 5)
+
+    async def release(self) -> None:
+        """Give the lease back; a failure is noted and the lease runs out by itself."""
+        if self._renewed_at is None or self._fenced_out:
+            return
+        self._renewed_at = None
+        try:
+            current = await self._cluster.get(LEASE, self._name)
+            if _spec(current).get("holderIdentity") == self._holder:
+                current["spec"]["holderIdentity"] = ""
+                await self._cluster.replace(LEASE, self._name, current)
+                self._recorder.note(LeaseChanged(state="released", holder=self._holder, fence=self._fence))
+        except (BackendError, asyncio.CancelledError) as error:
+            self._recorder.note(Noted(level="warning", text=f"the release lock was not given back: {error}"))
+
+    async def _create(self) -> None:
+        moment = iso(self._clock.now())
+        body: Object = {
+            "apiVersion": LEASE.api_version,
+            "kind": LEASE.kind,
+            "metadata": {"name": self._name},
+            "spec": self._lease_spec(1, moment, moment),
+        }
+        started = self._clock.monotonic()
+        try:
+            await self._cluster.create(LEASE, body)
+        except Conflict:
+            raise LockHeld(
+                "another conductor took the release lock just now", where=f"lease/{self._name}"
+            ) from None
+        self._renewed_at = started
+        self._fence = 1
+        await self._record("acquired")
+
+    async def _write(self, current: Object, fence: int, *, acquired: bool) -> None:
+        moment = iso(self._clock.now())
+        since = moment if acquired else str(_spec(current).get("acquireTime") or moment)
+        # Fresh counts from before the request: the server's clock for it starts no earlier.
+        started = self._clock.monotonic()
+        await self._cluster.replace(
+            LEASE, self._name, {**current, "spec": self._lease_spec(fence, since, moment)}
+        )
+        self._renewed_at = started
+        self._fence = fence
+
+    def _lease_spec(self, fence: int, acquired: str, renewed: str) -> dict[str, Any]:
+        return {
+            "holderIdentity": self._holder,
+            "leaseDurationSeconds": self._seconds,
+            "acquireTime": acquired,
+            "renewTime": renewed,
+            "leaseTransitions": fence,
+        }
+
+    def _expired(self, spec: dict[str, Any]) -> bool:
+        renewed = _time(spec.get("renewTime"))
+        length = spec.get("leaseDurationSeconds")
+        if renewed is None or not isinstance(length, int):
+            return False  # it cannot be told: fail closed
+        return self._clock.now() > renewed + timedelta(seconds=length)
+
+    async def _record(self, state: str) -> None:
+        await self._recorder.record(LeaseChanged(state=state, holder=self._holder, fence=self._fence))
+
+
+def _spec(lease: Object) -> dict[str, Any]:
+    spec = lease.get("spec")
+    if not isinstance(spec, dict):
+        raise BackendGarbage("a Lease without a spec")
+    return spec
+
+
+def _transitions(spec: dict[str, Any]) -> int:
+    value = spec.get("leaseTransitions", 0)
+    if not isinstance(value, int) or value < 0:
+        raise BackendGarbage("a Lease whose leaseTransitions is no count")
+    return value
+
+
+def _time(value: object) -> datetime | None:
+    try:
+        return parse_iso(str(value))
+    except ValueError:
+        return None
