@@ -29,6 +29,7 @@ def platform(stable: Mapping[str, str], candidate: Mapping[str, str]) -> Iterato
     """
     for namespace in (PROD, STAGE):
         yield _namespace(namespace)
+        yield _gateway(namespace)
     for service in SERVICES:
         for track in TRACKS:
             replicas = STABLE_REPLICAS if track == "stable" else 0
@@ -96,6 +97,18 @@ def _namespace(name: str) -> Manifest:
         "apiVersion": "v1",
         "kind": "Namespace",
         "metadata": {"name": name, "labels": {"app.kubernetes.io/part-of": APPLICATION}},
+    }
+
+
+def _gateway(namespace: str) -> Manifest:
+    return {
+        "apiVersion": "gateway.networking.k8s.io/v1",
+        "kind": "Gateway",
+        "metadata": {"name": "public", "namespace": namespace},
+        "spec": {
+            "gatewayClassName": "rehearsal",
+            "listeners": [{"name": "http", "port": 80, "protocol": "HTTP"}],
+        },
     }
 
 

@@ -58,7 +58,9 @@ class Mirror:
         async with self._session.get(self._url, timeout=aiohttp.ClientTimeout(total=10)) as answer:
             answer.raise_for_status()
             body = await answer.json()
-        self.objects = {item["metadata"]["name"]: item for item in body["items"]}
+        found = {item["metadata"]["name"]: item for item in body["items"]}
+        self.objects.clear()  # in place: others hold views of this dict
+        self.objects.update(found)
         self._version = body["metadata"]["resourceVersion"]
         self.synced.set()
         self._changed()

@@ -1,0 +1,162 @@
+"""The running platform of a world: Kubernetes API, demo application and Prometheus, wired together."""
+
+from __future__ import annotations
+
+import asyncio
+import secrets
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+
+from cockpit.base.errors import BackendError
+from cockpit.rehearsal import manifests
+from cockpit.rehearsal.app.faults import Trigger, canary_weight
+from cockpit.rehearsal.app.mirror import Mirror
+from cockpit.rehearsal.app.process import Settings
+from cockpit.rehearsal.child import AppProcess
+from cockpit.rehearsal.kube import KubeServer, admin, conductor
+from cockpit.rehearsal.prometheus.server import PrometheusServer
+from cockpit.rehearsal.scenarios import Scenario
+from cockpit.rehearsal.topology import (
+    CANDIDATE_VERSION,
+    NAMESPACES,
+    PROD,
+    SERVICES,
+    STABLE_REPLICAS,
+    STABLE_VERSION,
+    Behaviour,
+    behaviour,
+)
+
+_READY_SECONDS = 90.0
+_PODS = len(SERVICES) * (STABLE_REPLICAS + 1)
+_MIN_REQUESTS = 150
+
+
+@dataclass(frozen=True)
+class Images:
+    """Image references of each service: what runs, and what is to be released; `tags` are other names."""
+
+    stable: Mapping[str, str]
+    candidate: Mapping[str, str]
+    tags: Mapping[str, str]
+    """Tagged references of the candidates, as a node would pull them."""
+
+    def behaviours(self, *, slow_candidate: bool) -> dict[str, Behaviour]:
+        """Return how each image behaves, by reference."""
+        table = {image: behaviour(service, STABLE_VERSION) for service, image in self.stable.items()}
+        for names in (self.candidate, self.tags):
+            for service, image in names.items():
+                table[image] = behaviour(service, CANDIDATE_VERSION, slow=slow_candidate)
+        return table
+
+
+@dataclass(frozen=True)
+class Platform:
+    """A platform that runs; `conductor_token` is the bearer token a release works with."""
+
+    kube: KubeServer
+    prometheus: PrometheusServer
+    app: AppProcess
+    scenario: Scenario
+    world_token: str
+    conductor_token: str
+
+    @property
+    def entry(self) -> str:
+        """Return where users enter prod."""
+        return self.app.endpoints.gateways[PROD]
+
+    async def run(self) -> None:
+        """Spring the faults of the scenario that are the platform's own; return when none is left.
+
+        Raises BackendError when the demo application ends by itself.
+        """
+        async with asyncio.TaskGroup() as tasks:
+            tasks.create_task(self._outage())
+            raise BackendError(await self.app.died())
+
+    async def _outage(self) -> None:
+        """Follow the route in prod as anyone could, and take Prometheus away when the scenario says so."""
+        if self.scenario.fault is None or self.scenario.fault.kind != "metrics-outage":
+            return
+        trigger = Trigger(self.scenario.fault)
+        authorization = {"Authorization": f"Bearer {self.world_token}"}
+        async with aiohttp.ClientSession(headers=authorization) as session, asyncio.TaskGroup() as tasks:
+            routes = Mirror(
+                session,
+                self.kube.url,
+                f"/apis/gateway.networking.k8s.io/v1/namespaces/{PROD}/httproutes",
+                lambda: trigger.observe(canary_weight(routes.objects.values())),
+            )
+            follow = tasks.create_task(routes.run())
+            await trigger.fired.wait()
+            self.prometheus.faults.set("unavailable")
+            follow.cancel()
+
+    async def until_ready(self) -> None:
+        """Wait until all pods serve, all targets are scraped and traffic shows in Prometheus.
+
+        Raises BackendError after a minute and a half.
+        """
+        checks = {
+            f'count(up{{job="intelgraph"}} == 1) >= {_PODS + len(NAMESPACES)}': "pods scraped",
+            f'sum(increase(http_requests_total{{namespace="{PROD}"}}[8s])) > {_MIN_REQUESTS}': "traffic",
+        }
+        waiting = dict(checks)
+        try:
+            async with asyncio.timeout(_READY_SECONDS), aiohttp.ClientSession() as session:
+                while waiting:
+                    for query in list(waiting):
+                        if await self._holds(session, query):
+                            del waiting[query]
+                    await asyncio.sleep(0.1)
+        except TimeoutError:
+            missing = ", ".join(waiting.values())
+            raise BackendError(f"the world was not ready within {_READY_SECONDS:g} s: no {missing}") from None
+
+    async def _holds(self, session: aiohttp.ClientSession, query: str) -> bool:
+        try:
+            async with session.get(f"{self.prometheus.url}/api/v1/query", params={"query": query}) as answer:
+                body: dict[str, Any] = await answer.json()
+        except (aiohttp.ClientError, ValueError):
+            return False
+        return body.get("status") == "success" and bool(body["data"]["result"])
+
+
+@asynccontextmanager
+async def running(
+    folder: Path, scenario: Scenario, images: Images, *, scrape: float
+) -> AsyncIterator[Platform]:
+    """Start the platform, its records in `folder`; everything ends with the context."""
+    tokens = {kind: secrets.token_urlsafe(24) for kind in ("world", "conductor")}
+    kube = KubeServer({tokens["world"]: admin(), tokens["conductor"]: conductor(NAMESPACES)})
+    await kube.start()
+    try:
+        for manifest in manifests.platform(images.stable, images.candidate):
+            await kube.apply(manifest)
+        settings = Settings(
+            kube_url=kube.url,
+            token=tokens["world"],
+            folder=folder,
+            images=images.behaviours(slow_candidate=scenario.slow_candidate),
+            fault=scenario.fault,
+        )
+        app = await AppProcess.start(settings)
+        try:
+            prometheus = PrometheusServer(
+                scrape_interval=scrape, http_sd_urls=[app.endpoints.discovery], sd_interval=0.25
+            )
+            await prometheus.start()
+            try:
+                yield Platform(kube, prometheus, app, scenario, tokens["world"], tokens["conductor"])
+            finally:
+                await prometheus.stop()
+        finally:
+            await app.stop()
+    finally:
+        await kube.stop()
