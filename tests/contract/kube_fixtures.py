@@ -1,0 +1,180 @@
+"""What the Kubernetes contract suite runs against: a base URL, two tokens and a namespace of its own.
+
+Today the stand-in provides them; a real API server can, by another provider that fills in a `KubeCluster`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import secrets
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeAlias
+
+import aiohttp
+import pytest
+from kubernetes.aio import client
+from kubernetes.aio.dynamic import DynamicClient
+
+from cockpit.rehearsal.kube import KubeServer, admin, conductor
+
+Obj: TypeAlias = dict[str, Any]
+DEADLINE = 20.0
+"""Seconds a condition may take to come true on a busy machine; when all is well nothing waits that long."""
+
+DEPLOYMENTS = "apis/apps/v1/namespaces/{ns}/deployments"
+PODS = "api/v1/namespaces/{ns}/pods"
+CONFIG_MAPS = "api/v1/namespaces/{ns}/configmaps"
+LEASES = "apis/coordination.k8s.io/v1/namespaces/{ns}/leases"
+ROUTES = "apis/gateway.networking.k8s.io/v1/namespaces/{ns}/httproutes"
+
+
+@dataclass(frozen=True)
+class Answer:
+    """An HTTP answer: its status, its JSON body and its headers."""
+
+    status: int
+    body: Obj
+    headers: dict[str, str]
+
+    def ok(self) -> Obj:
+        """Return the body of a success."""
+        assert self.status in (200, 201), (self.status, self.body.get("message"))
+        return self.body
+
+    def refused(self, status: int, reason: str) -> Obj:
+        """Return the body of a refusal, which must be a complete `Status`."""
+        assert self.status == status, (self.status, self.body)
+        assert (self.body["kind"], self.body["status"]) == ("Status", "Failure")
+        assert (self.body["code"], self.body["reason"]) == (status, reason)
+        return self.body
+
+
+@dataclass(frozen=True)
+class KubeCluster:
+    """One cluster under test; `server` is None when it is a real one."""
+
+    url: str
+    admin: str
+    conductor: str
+    namespace: str
+    scratch: Path
+    http: aiohttp.ClientSession
+    server: KubeServer | None
+
+    async def call(
+        self,
+        method: str,
+        path: str,
+        body: object = None,
+        *,
+        token: str | None = None,
+        content_type: str = "application/json",
+        **query: str,
+    ) -> Answer:
+        """Send one request, as the administrator unless `token` says otherwise; `{ns}` is the namespace."""
+        headers = {"Authorization": f"Bearer {self.admin if token is None else token}"}
+        if body is not None:
+            headers["Content-Type"] = content_type
+        url = f"{self.url}/{path.format(ns=self.namespace)}"
+        data = None if body is None else aiohttp.JsonPayload(body, content_type=content_type)
+        async with self.http.request(method, url, data=data, headers=headers, params=query) as answer:
+            return Answer(answer.status, await answer.json(content_type=None), dict(answer.headers))
+
+    async def patch(self, path: str, body: object, kind: str = "merge-patch+json", **query: str) -> Answer:
+        """Send a patch of media type `application/<kind>`."""
+        return await self.call("PATCH", path, body, content_type=f"application/{kind}", **query)
+
+    async def apply(self, path: str, body: Obj, manager: str, *, force: bool = False) -> Answer:
+        """Send a server-side apply."""
+        forced = {"force": "true"} if force else {}
+        return await self.patch(path, body, "apply-patch+yaml", fieldManager=manager, **forced)
+
+    @asynccontextmanager
+    async def dynamic(self, token: str | None = None) -> AsyncIterator[Any]:
+        """Yield the dynamic client of the real library, discovery cached in a file of this test."""
+        configuration = client.Configuration(host=self.url)
+        configuration.api_key = {"BearerToken": f"Bearer {token or self.admin}"}
+        async with client.ApiClient(configuration) as api:
+            cache = str(self.scratch / f"discovery-{secrets.token_hex(4)}")
+            yield await DynamicClient(api, cache_file=cache)  # type: ignore[no-untyped-call]
+
+
+@pytest.fixture(name="cluster")
+async def kube_cluster(tmp_path: Path) -> AsyncIterator[KubeCluster]:
+    """A cluster with a namespace and a conductor's rights in it."""
+    tokens = {"admin": secrets.token_urlsafe(24), "conductor": secrets.token_urlsafe(24)}
+    users = {tokens["admin"]: admin(), tokens["conductor"]: conductor(["shop"])}
+    server = KubeServer(users, start_delay=0.05, stop_delay=0.05, bookmark_interval=0.2)
+    url = await server.start()
+    try:
+        await server.apply({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": "shop"}})
+        async with aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=DEADLINE)) as http:
+            yield KubeCluster(url, tokens["admin"], tokens["conductor"], "shop", tmp_path, http, server)
+    finally:
+        await server.stop()
+
+
+@pytest.fixture(name="server")
+def kube_server(cluster: KubeCluster) -> KubeServer:
+    """The stand-in itself, for tests of its seams."""
+    if cluster.server is None:
+        pytest.skip("a real API server has no fault seam")
+    return cluster.server
+
+
+async def until(probe: Callable[[], Awaitable[Any]]) -> Any:
+    """Poll until `probe` returns something true, and return it; fails after the deadline."""
+    async with asyncio.timeout(DEADLINE):
+        while True:
+            if found := await probe():
+                return found
+            await asyncio.sleep(0.02)
+
+
+def config_map(name: str = "settings", **data: str) -> Obj:
+    """A config map."""
+    return {"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": name}, "data": data}
+
+
+def deployment(name: str = "web", *, replicas: int = 2, image: str = "shop/web:1", **spec: Any) -> Obj:
+    """A deployment of one container."""
+    labels = {"app": name}
+    container = {
+        "name": "app",
+        "image": image,
+        "ports": [{"containerPort": 8080}],
+        "env": [{"name": "A", "value": "1"}],
+    }
+    return {
+        "apiVersion": "apps/v1",
+        "kind": "Deployment",
+        "metadata": {"name": name},
+        "spec": {
+            "replicas": replicas,
+            "selector": {"matchLabels": labels},
+            "template": {"metadata": {"labels": labels}, "spec": {"containers": [container]}},
+            **spec,
+        },
+    }
+
+
+def route(name: str = "web", *weights: object) -> Obj:
+    """An HTTPRoute over services `web-0`, `web-1`, … with the given weights."""
+    backends = [
+        {"name": f"web-{number}", "port": 80, "weight": weight} for number, weight in enumerate(weights)
+    ]
+    return {
+        "apiVersion": "gateway.networking.k8s.io/v1",
+        "kind": "HTTPRoute",
+        "metadata": {"name": name},
+        "spec": {"parentRefs": [{"name": "edge"}], "rules": [{"backendRefs": backends}]},
+    }
+
+
+def condition(obj: Obj, kind: str) -> Obj:
+    """Return a condition of the object's status, empty when it is not there."""
+    conditions = (obj.get("status") or {}).get("conditions") or []
+    return next((item for item in conditions if item["type"] == kind), {})

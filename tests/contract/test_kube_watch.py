@@ -1,0 +1,159 @@
+"""Watches of the Kubernetes API: nothing missed, nothing invented, and a clear word when history is gone."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import AsyncGenerator
+from contextlib import aclosing
+from typing import Any
+
+import pytest
+from kubernetes.aio.client.exceptions import ApiException
+
+from cockpit.rehearsal.kube import KubeServer
+from tests.contract.kube_fixtures import CONFIG_MAPS, DEADLINE, KubeCluster, Obj, config_map
+from tests.contract.kube_fixtures import kube_cluster as kube_cluster
+from tests.contract.kube_fixtures import kube_server as kube_server
+
+pytestmark = pytest.mark.contract
+
+
+async def events(cluster: KubeCluster, path: str = CONFIG_MAPS, **query: str) -> AsyncGenerator[Obj, None]:
+    """Yield the events of a raw watch until the server ends it."""
+    url = f"{cluster.url}/{path.format(ns=cluster.namespace)}"
+    headers = {"Authorization": f"Bearer {cluster.admin}"}
+    async with cluster.http.get(url, params={"watch": "true", **query}, headers=headers) as answer:
+        assert answer.status == 200
+        async for line in answer.content:
+            yield json.loads(line)
+
+
+def told(event: Obj) -> tuple[str, str]:
+    return event["type"], event["object"]["metadata"].get("name", "")
+
+
+async def version(cluster: KubeCluster) -> str:
+    listed = (await cluster.call("GET", CONFIG_MAPS)).ok()
+    return str(listed["metadata"]["resourceVersion"])
+
+
+async def test_a_watch_continues_where_a_list_ended(cluster: KubeCluster) -> None:
+    (await cluster.call("POST", CONFIG_MAPS, config_map("before"))).ok()
+    since = await version(cluster)
+    (await cluster.call("POST", CONFIG_MAPS, config_map("a"))).ok()
+    (await cluster.patch(f"{CONFIG_MAPS}/a", {"data": {"x": "1"}})).ok()
+    (await cluster.call("DELETE", f"{CONFIG_MAPS}/a")).ok()
+    seen = [told(event) async for event in events(cluster, resourceVersion=since, timeoutSeconds="1")]
+    assert seen == [("ADDED", "a"), ("MODIFIED", "a"), ("DELETED", "a")]
+
+
+async def test_a_watch_without_a_version_begins_with_what_is_there(cluster: KubeCluster) -> None:
+    (await cluster.call("POST", CONFIG_MAPS, config_map("a"))).ok()
+    async with aclosing(events(cluster, timeoutSeconds="20")) as stream:
+        async with asyncio.timeout(DEADLINE):
+            assert told(await anext(stream)) == ("ADDED", "a")
+            (await cluster.call("POST", CONFIG_MAPS, config_map("b"))).ok()
+            assert told(await anext(stream)) == ("ADDED", "b")
+
+
+async def test_a_reconnected_watch_misses_nothing_and_repeats_nothing(cluster: KubeCluster) -> None:
+    since, seen = await version(cluster), []
+    for number in range(6):
+        (await cluster.call("POST", CONFIG_MAPS, config_map(f"item-{number}"))).ok()
+        async with aclosing(events(cluster, resourceVersion=since, timeoutSeconds="20")) as stream:
+            async with asyncio.timeout(DEADLINE):
+                event = await anext(stream)
+        seen.append(event["object"]["metadata"]["name"])
+        since = event["object"]["metadata"]["resourceVersion"]
+    assert seen == [f"item-{number}" for number in range(6)]
+
+
+async def test_a_watch_from_forgotten_history_says_expired(cluster: KubeCluster) -> None:
+    # Version 1 is from before any server's first object.
+    (event,) = [event async for event in events(cluster, resourceVersion="1", timeoutSeconds="5")]
+    assert event["type"] == "ERROR"
+    assert (event["object"]["code"], event["object"]["reason"]) == (410, "Expired")
+
+
+async def test_compaction_expires_old_watches_but_not_new_ones(
+    cluster: KubeCluster, server: KubeServer
+) -> None:
+    since = await version(cluster)
+    (await cluster.call("POST", CONFIG_MAPS, config_map("a"))).ok()
+    server.forget_history()
+    (event,) = [event async for event in events(cluster, resourceVersion=since, timeoutSeconds="5")]
+    assert event["object"]["code"] == 410
+    fresh = await version(cluster)
+    assert [event async for event in events(cluster, resourceVersion=fresh, timeoutSeconds="1")] == []
+
+
+async def test_an_object_that_stops_matching_is_deleted_for_the_watcher(cluster: KubeCluster) -> None:
+    since = await version(cluster)
+    body = config_map("a")
+    body["metadata"]["labels"] = {"track": "canary"}
+    (await cluster.call("POST", CONFIG_MAPS, body)).ok()
+    for track in ("stable", "canary"):
+        (await cluster.patch(f"{CONFIG_MAPS}/a", {"metadata": {"labels": {"track": track}}})).ok()
+    query = {"resourceVersion": since, "timeoutSeconds": "1", "labelSelector": "track=canary"}
+    seen = [told(event) async for event in events(cluster, **query)]
+    assert seen == [("ADDED", "a"), ("DELETED", "a"), ("ADDED", "a")]
+
+
+async def test_bookmarks_carry_a_version_to_go_on_from(cluster: KubeCluster, server: KubeServer) -> None:
+    since = await version(cluster)
+    # Changes of other kinds move the version on; only a bookmark tells this watcher.
+    await server.apply({"apiVersion": "v1", "kind": "Secret", "metadata": {"name": "s", "namespace": "shop"}})
+    query = {"resourceVersion": since, "allowWatchBookmarks": "true", "timeoutSeconds": "1"}
+    seen = [event async for event in events(cluster, **query)]
+    assert {event["type"] for event in seen} == {"BOOKMARK"}
+    assert int(seen[-1]["object"]["metadata"]["resourceVersion"]) > int(since)
+
+
+async def test_a_streaming_list_marks_its_end(cluster: KubeCluster) -> None:
+    (await cluster.call("POST", CONFIG_MAPS, config_map("a"))).ok()
+    query = {
+        "sendInitialEvents": "true",
+        "resourceVersionMatch": "NotOlderThan",
+        "allowWatchBookmarks": "true",
+    }
+    async with aclosing(events(cluster, timeoutSeconds="20", **query)) as stream:
+        async with asyncio.timeout(DEADLINE):
+            event = await anext(stream)
+            while event["type"] != "BOOKMARK":
+                assert event["type"] == "ADDED"
+                event = await anext(stream)
+    assert event["object"]["metadata"]["annotations"] == {"k8s.io/initial-events-end": "true"}
+
+
+async def test_the_library_watches_across_a_dropped_connection(
+    cluster: KubeCluster, server: KubeServer
+) -> None:
+    seen: list[str] = []
+    async with cluster.dynamic() as kube:
+        maps = await kube.resources.get(api_version="v1", kind="ConfigMap")
+        since = await version(cluster)
+        (await cluster.call("POST", CONFIG_MAPS, config_map("a"))).ok()
+        stream: Any = maps.watch(namespace=cluster.namespace, resource_version=since)
+        async with aclosing(stream), asyncio.timeout(DEADLINE):
+            seen.append((await anext(stream))["object"].metadata.name)
+            server.drop_watches()
+            (await cluster.call("POST", CONFIG_MAPS, config_map("b"))).ok()
+            seen.append((await anext(stream))["object"].metadata.name)
+    assert seen == ["a", "b"]
+
+
+async def test_the_library_reports_expired_history(cluster: KubeCluster) -> None:
+    async with cluster.dynamic() as kube:
+        maps = await kube.resources.get(api_version="v1", kind="ConfigMap")
+        stream: Any = maps.watch(namespace=cluster.namespace, resource_version="1", timeout=5)
+        async with aclosing(stream):
+            with pytest.raises(ApiException) as refused:
+                await anext(stream)
+    assert refused.value.status == 410
+
+
+async def test_a_version_from_the_future_is_refused(cluster: KubeCluster) -> None:
+    future = str(int(await version(cluster)) + 1_000_000)
+    answer = await cluster.call("GET", CONFIG_MAPS, watch="true", resourceVersion=future, timeoutSeconds="5")
+    answer.refused(504, "Timeout")
