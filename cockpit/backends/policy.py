@@ -1,0 +1,232 @@
+"""Policy decisions: Rego bundles, decided by an embedded engine in a process of its own.
+
+Deny is the default of everything: only a literal `true` for `allow`, with no denial, is an allow.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import json
+import math
+import re
+import sys
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+from cockpit.base.errors import BackendGarbage, BackendRefused, BackendUnreachable
+from cockpit.base.limits import MAX_ANSWER_BYTES
+from cockpit.base.text import visible
+
+MAX_INPUT_BYTES = 4 << 20
+"""Largest input of a decision, as JSON."""
+
+MAX_TEXT_CHARS = 64 * 1024
+"""Longest string within an input; the engine's own `count` counts escapes, so lengths are checked here."""
+
+_MAX_DEPTH = 60
+_MAX_INT = 2**53
+_RULES = ("allow", "deny", "obligations")
+_NAME = re.compile(r"[a-z][a-z0-9_]*")
+
+
+@dataclass(frozen=True, slots=True)
+class Decision:
+    """What the policy decided. `raw` is a JSON document from which the decision can be read again.
+
+    It names the bundle and the input by digest; `input_sha256` is that of `encode_input`.
+
+    `denials` and `obligations` are sorted; an allow has no denial. `bundle_sha256` names the policy,
+    `sha256` over its files' names and contents.
+    """
+
+    allow: bool
+    denials: tuple[str, ...]
+    obligations: tuple[str, ...]
+    raw: bytes
+    bundle_sha256: str
+
+
+class PolicyBackend(Protocol):
+    """Decides over an input with a named bundle."""
+
+    async def decide(self, bundle_name: str, input: Mapping[str, Any]) -> Decision:
+        """Decide; raises BackendUnreachable, BackendRefused (no such bundle) or BackendGarbage."""
+        ...
+
+
+def default_bundles() -> Path:
+    """Return the folder of the bundles that come with the cockpit."""
+    return Path(__file__).resolve().parents[1] / "agents" / "policy"
+
+
+class EmbeddedRego:
+    """Rego through regopy. A bundle is a folder `<bundles>/<name>/` of `.rego` files of package `name`.
+
+    The package gives `allow` (boolean), `deny` (set of texts) and, if it has any, `obligations` (set of
+    texts). Each decision gets a new process with an empty environment, killed after `deadline` seconds.
+    """
+
+    def __init__(self, bundles: Path | None = None, *, deadline: float = 20.0) -> None:
+        self._bundles = bundles or default_bundles()
+        self._deadline = deadline
+
+    async def decide(self, bundle_name: str, input: Mapping[str, Any]) -> Decision:
+        """Decide; see PolicyBackend."""
+        modules = self._modules(bundle_name)
+        digest = bundle_digest(modules)
+        unfit = next(problems(input), "")
+        if unfit:
+            # The engine is known to misread such input: that is a deny, not a question to it.
+            return _decision({"unfit": unfit}, digest, b"")
+        data = encode_input(input)
+        if len(data) > MAX_INPUT_BYTES:
+            return _decision(
+                {"unfit": f"an input of {len(data)} bytes; at most {MAX_INPUT_BYTES}"}, digest, b""
+            )
+        request = json.dumps(
+            {"modules": modules, "package": bundle_name, "rules": _RULES, "input": input}, ensure_ascii=False
+        ).encode()
+        answer = await self._ask(request)
+        try:
+            document = json.loads(answer)
+        except (ValueError, RecursionError):
+            raise BackendGarbage("the policy engine's answer is not JSON") from None
+        if not isinstance(document, dict):
+            raise BackendGarbage("the policy engine's answer is not an object")
+        if isinstance(document.get("error"), str):
+            raise BackendGarbage(f"the policy engine failed: {visible(document['error'], limit=300)}")
+        return _decision(document, digest, data)
+
+    def _modules(self, name: str) -> list[tuple[str, str]]:
+        folder = self._bundles / name
+        if not _NAME.fullmatch(name) or not folder.is_dir():
+            raise BackendRefused(f"there is no policy bundle {visible(name, limit=80)!r}")
+        try:
+            modules = [
+                (path.name, path.read_text(encoding="utf-8")) for path in sorted(folder.glob("*.rego"))
+            ]
+        except (OSError, UnicodeError):
+            raise BackendRefused(f"the policy bundle {name!r} cannot be read") from None
+        if not modules:
+            raise BackendRefused(f"the policy bundle {name!r} holds no policy")
+        return modules
+
+    async def _ask(self, request: bytes) -> bytes:
+        process = await asyncio.create_subprocess_exec(
+            sys.executable,
+            "-I",
+            "-m",
+            "cockpit.backends.policy_child",
+            stdin=asyncio.subprocess.PIPE,
+            stdout=asyncio.subprocess.PIPE,
+            stderr=asyncio.subprocess.DEVNULL,
+            env={"LANG": "C.UTF-8"},
+            cwd="/",
+        )
+        try:
+            async with asyncio.timeout(self._deadline):
+                answer, _ = await process.communicate(request)
+        except TimeoutError:
+            raise BackendUnreachable(f"no policy decision within {self._deadline:g} s") from None
+        finally:
+            if process.returncode is None:
+                process.kill()
+                await process.wait()
+        if process.returncode != 0:
+            raise BackendGarbage(f"the policy engine ended with status {process.returncode}")
+        if len(answer) > MAX_ANSWER_BYTES:
+            raise BackendGarbage(f"the policy engine answered more than {MAX_ANSWER_BYTES} bytes")
+        return answer
+
+
+def encode_input(value: Mapping[str, Any]) -> bytes:
+    """Return an input as the bytes whose digest a decision carries; raises ValueError for what is no JSON."""
+    return json.dumps(value, ensure_ascii=False, allow_nan=False, sort_keys=True).encode()
+
+
+def bundle_digest(modules: list[tuple[str, str]]) -> str:
+    """Return the SHA-256 that names a bundle: over the JSON of its (name, content) pairs in order."""
+    return hashlib.sha256(json.dumps(modules, ensure_ascii=False).encode()).hexdigest()
+
+
+def problems(value: Any, depth: int = 0) -> Iterator[str]:
+    """Yield why the engine could misread this input: what it is known to get wrong is never put to it."""
+    if depth > _MAX_DEPTH:
+        yield "the input is nested too deeply"
+    elif isinstance(value, str):
+        if "\x00" in value:
+            yield "a text holds NUL"
+        elif len(value) > MAX_TEXT_CHARS:
+            yield f"a text of {len(value)} characters; at most {MAX_TEXT_CHARS}"
+        elif not value.isprintable() and any(0xD800 <= ord(char) <= 0xDFFF for char in value):
+            yield "a text is not Unicode"
+    elif isinstance(value, bool) or value is None:
+        return
+    elif isinstance(value, int):
+        if abs(value) > _MAX_INT:
+            yield "an integer beyond 2^53"
+    elif isinstance(value, float):
+        if not math.isfinite(value):
+            yield "a number that is not finite"
+    elif isinstance(value, Mapping):
+        for key, inner in value.items():
+            if not isinstance(key, str):
+                yield "a member name that is no text"
+                continue
+            yield from problems(key, depth + 1)
+            yield from problems(inner, depth + 1)
+    elif isinstance(value, (list, tuple)):
+        for inner in value:
+            yield from problems(inner, depth + 1)
+    else:
+        yield f"a value of type {type(value).__name__}"
+
+
+def read_decision(raw: bytes) -> Decision:
+    """Read a decision again from its `raw` form; raises BackendGarbage when it is none."""
+    try:
+        document = json.loads(raw)
+    except (ValueError, RecursionError):
+        raise BackendGarbage("the decision is not JSON") from None
+    if not isinstance(document, dict) or not isinstance(document.get("bundle_sha256"), str):
+        raise BackendGarbage("the decision does not name its bundle")
+    engine = document.get("engine")
+    if not isinstance(engine, dict):
+        raise BackendGarbage("the decision holds no answer of the engine")
+    allow, denials, obligations = _read_engine(engine)
+    return Decision(allow, denials, obligations, raw, document["bundle_sha256"])
+
+
+def _decision(engine: dict[str, Any], bundle: str, data: bytes) -> Decision:
+    raw = json.dumps(
+        {"bundle_sha256": bundle, "input_sha256": hashlib.sha256(data).hexdigest(), "engine": engine},
+        ensure_ascii=False,
+        sort_keys=True,
+    ).encode()
+    allow, denials, obligations = _read_engine(engine)
+    return Decision(allow, denials, obligations, raw, bundle)
+
+
+def _read_engine(engine: dict[str, Any]) -> tuple[bool, tuple[str, ...], tuple[str, ...]]:
+    if "unfit" in engine:
+        return False, (f"the input cannot be decided on: {visible(str(engine['unfit']), limit=200)}",), ()
+    value = engine.get("value")
+    if not isinstance(value, dict):
+        return False, ("the policy gives no decision (undefined)",), ()
+    denials = _texts(value.get("deny"))
+    obligations = _texts(value.get("obligations", []))
+    if denials is None or obligations is None:
+        return False, ("the policy's denials or obligations are not sets of texts",), ()
+    allow = value.get("allow") is True and not denials
+    if not allow and not denials:
+        denials = ("the policy does not allow it",)
+    return allow, denials, obligations
+
+
+def _texts(value: Any) -> tuple[str, ...] | None:
+    if not isinstance(value, list) or not all(isinstance(one, str) for one in value):
+        return None
+    return tuple(sorted(visible(one, limit=300) for one in value))
