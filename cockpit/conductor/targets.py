@@ -1,4 +1,4 @@
-"""The objects a release changes: one HTTPRoute and two Deployments a service, read and written under the fence.
+"""The objects a release changes: one HTTPRoute and two Deployments a service, under the fence.
 
 Kubernetes knows no fences, so each object carries the holder's number as an annotation, and every write
 names the resourceVersion it read: a late write of an older holder gets 409 and then sees the newer number.

@@ -273,6 +273,13 @@ class ReplicasSeen(Event, frozen=True, tag="canary.replicas.v1"):
     deployments: dict[str, list[int]]
 
 
+class StableRecorded(Event, frozen=True, tag="canary.stable.v1"):
+    """What stable was before the first step: replicas and image by Deployment; a rollback restores it."""
+
+    replicas: dict[str, int]
+    images: dict[str, str]
+
+
 class LookTaken(Event, frozen=True, tag="canary.look.v1"):
     """One analysis: its outcome, metrics and burn rates; `answers` is the digest of the stored look."""
 
@@ -484,6 +491,7 @@ AnyEvent: TypeAlias = (
     | StepStage
     | WeightSeen
     | ReplicasSeen
+    | StableRecorded
     | LookTaken
     | StepDecided
     | Released

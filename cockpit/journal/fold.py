@@ -92,6 +92,7 @@ class Fold:
             ev.StepStage: self._step_stage,
             ev.WeightSeen: self._weight_seen,
             ev.ReplicasSeen: self._replicas_seen,
+            ev.StableRecorded: self._stable_recorded,
             ev.LookTaken: self._look_taken,
             ev.StepDecided: self._step_decided,
             ev.Released: self._released,
@@ -348,6 +349,9 @@ class Fold:
 
     def _replicas_seen(self, event: ev.ReplicasSeen) -> None:
         self._canary = replace(self._canary, replicas={**self._canary.replicas, **event.deployments})
+
+    def _stable_recorded(self, event: ev.StableRecorded) -> None:
+        self._canary = replace(self._canary, stable_replicas=event.replicas, stable_images=event.images)
 
     def _look_taken(self, event: ev.LookTaken) -> None:
         self._canary = replace(

@@ -112,6 +112,9 @@ class CanaryView(msgspec.Struct, frozen=True):
     """Whether prod traffic was ever shifted, or may have been (an unknown effect counts)."""
     released: bool = False
     replicas: dict[str, list[int]] = {}
+    stable_replicas: dict[str, int] = {}
+    stable_images: dict[str, str] = {}
+    """Stable as it was before the first step, by Deployment."""
 
 
 class EffectView(msgspec.Struct, frozen=True):

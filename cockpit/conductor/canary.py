@@ -1,0 +1,314 @@
+"""The promotion: each step is preflight → scale canary → shift → observe the weight → bake → decide.
+
+Stable keeps its full size until the 100 % bake has passed; only then is it replaced (gates.md). What ends a
+promotion early is raised: `Breach` for a failed look, `Inconclusive` for one that could not be told,
+`EffectRefused` and `BackendError` for what the gate or the cluster refused.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from typing import Protocol
+
+from cockpit.base.clock import Clock
+from cockpit.base.errors import BackendError, CockpitError, EffectRefused
+from cockpit.conductor.abort import Stable
+from cockpit.conductor.bake import Analyst, Bake, Breach, Inconclusive, observed_agrees
+from cockpit.conductor.effects import EffectsGate
+from cockpit.conductor.recorder import Recorder
+from cockpit.conductor.targets import DeploymentSeen, Targets
+from cockpit.journal.events import (
+    Released,
+    ReplicasSeen,
+    StableRecorded,
+    StepDecided,
+    StepStage,
+    StepStarted,
+    WeightSeen,
+)
+from cockpit.plan.model import Plan
+
+_BY = "A1"
+_LOOK_PAUSE = 0.25
+
+
+class PreflightFailed(CockpitError):
+    """A step must not begin: a gate is not passed, the lock is not held, stable is not healthy."""
+
+
+class Gatekeeper(Protocol):
+    """What the conductor checks around a step."""
+
+    async def preflight(self, step: int) -> list[str]:
+        """Recompute go/no-go; return the reasons for a no-go, empty for a go."""
+        ...
+
+    async def under_step(self, step: int) -> list[str]:
+        """Have the canary-phase agents verify; return what failed."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Wiring:
+    """What a promotion works with."""
+
+    effects: EffectsGate
+    targets: Targets
+    analyst: Analyst
+    gatekeeper: Gatekeeper
+    recorder: Recorder
+    plan: Plan
+    clock: Clock
+    resumed: Callable[[], Awaitable[None]]
+    """Waits until no HALT is in force."""
+    undecided: Callable[[Inconclusive], Awaitable[None]]
+    """Asks a person; returns to try the step again, raises to roll back."""
+
+
+class Promotion:
+    """Takes the release through the steps of the plan's canary."""
+
+    def __init__(self, wiring: Wiring) -> None:
+        self._w = wiring
+        self._canary = wiring.plan.canary
+        self._stable = Stable()
+
+    @property
+    def stable(self) -> Stable:
+        """Stable as it was before the first step."""
+        return self._stable
+
+    async def run(self) -> None:
+        """Promote through every step and replace stable."""
+        await self._record_stable()
+        for number, weight in enumerate(self._canary.steps, start=1):
+            await self._w.recorder.record(StepStarted(step=number, weight=weight))
+            await self._persist(number, lambda number=number, weight=weight: self._step(number, weight))  # type: ignore[misc]
+        await self._persist(len(self._canary.steps), self._replace_stable)
+        await self._w.recorder.record(Released(version=self._w.plan.target_version))
+
+    async def _persist(self, step: int, stage: Callable[[], Awaitable[None]]) -> None:
+        """Do a stage; a HALT holds it until resumed, an inconclusive one is put to a person."""
+        while True:
+            try:
+                await stage()
+                return
+            except EffectRefused as refused:
+                if refused.reason != "halt":
+                    raise
+                await self._wait_for_resume(step)
+            except Inconclusive as doubt:
+                await self._w.recorder.record(
+                    StepDecided(
+                        step=step, weight=self._weight(step), decision="inconclusive", reason=str(doubt)
+                    )
+                )
+                await self._w.undecided(doubt)
+
+    async def _wait_for_resume(self, step: int) -> None:
+        """Hold until the HALT ends; where traffic is on the canary, a breach still rolls back."""
+        async with asyncio.TaskGroup() as group:
+            guard = group.create_task(self._guard(step))
+            try:
+                await self._w.resumed()
+            finally:
+                guard.cancel()
+
+    async def _guard(self, step: int) -> None:
+        try:
+            if await self._w.targets.weight() > 0:
+                await Bake(self._w.analyst, self._canary, self._w.clock, self._w.recorder, step).watch()
+        except BackendError:
+            return  # the world cannot be looked at; the hold itself changes nothing
+
+    def _weight(self, step: int) -> int:
+        return self._canary.steps[step - 1]
+
+    # -- one step -------------------------------------------------------------------------------------
+
+    async def _step(self, step: int, weight: int) -> None:
+        await self._preflight(step)
+        await self._stage(step, "scale")
+        await self._scale_canary(weight)
+        await self._stage(step, "shift")
+        await self._w.effects.forward(
+            "shift",
+            f"canary weight {weight}",
+            lambda: self._w.targets.shift(weight),
+            env=self._w.plan.environment,
+            by=_BY,
+        )
+        await self._stage(step, "observe")
+        await self._observe(weight)
+        await self._stage(step, "bake")
+        bake = Bake(self._w.analyst, self._canary, self._w.clock, self._w.recorder, step)
+        async with asyncio.TaskGroup() as group:
+            verifying = group.create_task(self._w.gatekeeper.under_step(step))
+            await bake.until_passed()
+            failed = await verifying
+        await self._stage(step, "decide")
+        if failed:
+            raise Breach(f"at {weight} %: {'; '.join(failed)}", gate="slo", critical=True)
+        if self._w.effects.halted:
+            raise EffectRefused("HALT is in force: the step is not decided", reason="halt")
+        await self._w.recorder.record(
+            StepDecided(step=step, weight=weight, decision="advance", reason=bake.summary)
+        )
+
+    async def _preflight(self, step: int) -> None:
+        await self._stage(step, "preflight")
+        if self._w.effects.halted:
+            raise EffectRefused("HALT is in force", reason="halt")
+        reasons = await self._w.gatekeeper.preflight(step)
+        if not self._w.plan.window_utc.contains(self._w.clock.now()):
+            raise EffectRefused("outside the release window", reason="window")
+        stable = await self._w.targets.stable()
+        for deployment in stable:
+            wanted = self._stable.replicas[deployment.name]
+            if deployment.wanted < wanted or deployment.ready < wanted:
+                reasons.append(
+                    f"stable is not healthy: {deployment.name} has {deployment.ready} of {wanted} replicas"
+                )
+            if deployment.image != self._stable.images[deployment.name]:
+                reasons.append(f"rollback is not feasible: {deployment.name} runs {deployment.image}")
+        if reasons:
+            raise PreflightFailed("; ".join(reasons))
+
+    async def _scale_canary(self, weight: int) -> None:
+        for service in self._w.plan.services:
+            full = self._stable.replicas[service.stable_deployment]
+            replicas = max(service.canary_replicas, -(-full * weight // 100))
+            name, image = service.canary_deployment, service.image.text
+            await self._w.effects.forward(
+                "scale",
+                f"{name} to {replicas}",
+                lambda name=name, replicas=replicas, image=image, container=service.container: (  # type: ignore[misc]
+                    self._w.targets.scale(name, replicas, container=container, image=image)
+                ),
+                env=self._w.plan.environment,
+                by=_BY,
+                detail=image,
+            )
+        await self._rolled_out(self._w.targets.canary, "the canary")
+
+    async def _observe(self, weight: int) -> None:
+        """Wait until the observed share of requests agrees with the desired weight; the step's clock waits."""
+        give_up = self._w.clock.monotonic() + self._canary.weight_deadline
+        window = max(3.0, 3 * self._canary.interval)
+        while True:
+            desired = await self._w.targets.weight()
+            seen = await self._w.analyst.share(window)
+            self._w.recorder.note(
+                WeightSeen(
+                    desired=desired,
+                    observed=None if seen.share is None else round(100 * seen.share, 2),
+                    source="request shares",
+                )
+            )
+            if desired == weight and observed_agrees(seen.share, weight, self._canary.weight_tolerance):
+                return
+            if self._w.clock.monotonic() >= give_up:
+                what = "nothing" if seen.share is None else f"{100 * seen.share:.1f} %"
+                raise Inconclusive(
+                    f"after {self._canary.weight_deadline:g} s the route says {desired} % and the requests say "
+                    f"{what}, where {weight} % is wanted: {seen.problem or 'the shares do not agree'}"
+                )
+            await self._w.clock.sleep(min(self._canary.interval, 1.0))
+
+    # -- the end --------------------------------------------------------------------------------------
+
+    async def _replace_stable(self) -> None:
+        """Give stable the new images, then its traffic back, then take the canary down."""
+        last = len(self._canary.steps)
+        await self._stage(last, "promote", "stable takes the new images")
+        async with asyncio.TaskGroup() as group:
+            guard = group.create_task(self._guard(last))
+            try:
+                for service in self._w.plan.services:
+                    name, container, image = service.stable_deployment, service.container, service.image.text
+                    await self._forward(
+                        "promote",
+                        f"{name} {image}",
+                        lambda name=name, container=container, image=image: self._w.targets.set_image(  # type: ignore[misc]
+                            name, container, image
+                        ),
+                    )
+                await self._rolled_out(self._w.targets.stable, "stable")
+            finally:
+                guard.cancel()
+        await self._stage(last, "promote", "stable carries the traffic again")
+        await self._forward("shift", "canary weight 0, stable is new", lambda: self._w.targets.shift(0))
+        await self._drained()
+        await self._stage(last, "promote", "the canary is scaled down")
+        for service in self._w.plan.services:
+            name = service.canary_deployment
+            await self._forward("scale", f"{name} to 0", lambda name=name: self._w.targets.scale(name, 0))  # type: ignore[misc]
+        await self._canary_gone()
+
+    async def _forward(self, verb: str, target: str, act: Callable[[], Awaitable[None]]) -> None:
+        await self._w.effects.forward(verb, target, act, env=self._w.plan.environment, by=_BY)
+
+    async def _drained(self) -> None:
+        give_up = self._w.clock.monotonic() + self._canary.drain_deadline
+        window = max(2.0, 2 * self._canary.interval)
+        while True:
+            desired = await self._w.targets.weight()
+            requests = await self._w.analyst.canary_requests(window)
+            if desired == 0 and requests == 0:
+                self._w.recorder.note(WeightSeen(desired=0, observed=0.0, source="request counts"))
+                break
+            if self._w.clock.monotonic() >= give_up:
+                raise Inconclusive(f"requests still reach the canary after {self._canary.drain_deadline:g} s")
+            await self._w.clock.sleep(_LOOK_PAUSE)
+        await self._w.clock.sleep(self._canary.drain)
+
+    async def _canary_gone(self) -> None:
+        give_up = self._w.clock.monotonic() + self._canary.drain_deadline
+        while True:
+            canary = await self._w.targets.canary()
+            self._see(canary)
+            if all(deployment.gone for deployment in canary) and await self._w.targets.canary_pods() == 0:
+                return
+            if self._w.clock.monotonic() >= give_up:
+                raise Inconclusive(f"canary pods are left after {self._canary.drain_deadline:g} s")
+            await self._w.clock.sleep(_LOOK_PAUSE)
+
+    # -- helpers --------------------------------------------------------------------------------------
+
+    async def _record_stable(self) -> None:
+        if self._stable.replicas:
+            return
+        seen = await self._w.targets.stable()
+        self._see(seen)
+        unfit = [d.name for d in seen if d.wanted == 0 or d.ready < d.wanted or not d.settled]
+        if unfit:
+            raise PreflightFailed(f"stable is not healthy: {', '.join(unfit)}")
+        self._stable = Stable({d.name: d.wanted for d in seen}, {d.name: d.image for d in seen})
+        await self._w.recorder.record(
+            StableRecorded(replicas=self._stable.replicas, images=self._stable.images)
+        )
+
+    async def _rolled_out(self, read: Callable[[], Awaitable[list[DeploymentSeen]]], what: str) -> None:
+        give_up = self._w.clock.monotonic() + self._canary.rollout_deadline
+        while True:
+            seen = await read()
+            self._see(seen)
+            waiting = [d for d in seen if not d.settled or d.ready < d.wanted]
+            if not waiting:
+                return
+            if self._w.clock.monotonic() >= give_up:
+                names = ", ".join(f"{d.name} {d.ready}/{d.wanted}" for d in waiting)
+                raise Breach(
+                    f"{what} was not ready within {self._canary.rollout_deadline:g} s: {names}", gate="slo"
+                )
+            if self._w.effects.halted:
+                raise EffectRefused(f"HALT is in force while {what} rolls out", reason="halt")
+            await self._w.clock.sleep(_LOOK_PAUSE)
+
+    def _see(self, deployments: list[DeploymentSeen]) -> None:
+        self._w.recorder.note(ReplicasSeen(deployments={d.name: [d.wanted, d.ready] for d in deployments}))
+
+    async def _stage(self, step: int, stage: str, detail: str = "") -> None:
+        await self._w.recorder.record(StepStage(step=step, stage=stage, detail=detail))
