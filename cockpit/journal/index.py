@@ -33,7 +33,7 @@ class _Sidecar(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     version: int
     every: int
     entries: list[_Entry]
-    end: _Entry  # where the record after the last indexed one starts
+    last: _Entry | None  # the last record seen, to go on from
 
 
 class JournalIndex:
@@ -42,7 +42,7 @@ class JournalIndex:
     def __init__(self, journal: Path, sidecar: _Sidecar, *, rebuilt: bool) -> None:
         self._journal = journal
         self._entries = sidecar.entries
-        self.records = sidecar.end.seq
+        self.records = sidecar.last.seq + 1 if sidecar.last else 0
         self.rebuilt = rebuilt
 
     @classmethod
@@ -56,9 +56,9 @@ class JournalIndex:
             raise JournalError("an index needs a distance of at least one record")
         path = journal.with_name(INDEX_NAME)
         old = _load(path, journal, every)
-        known = old or _Sidecar(version=1, every=every, entries=[], end=_Entry(0, 0, ""))
+        known = old or _Sidecar(version=1, every=every, entries=[], last=None)
         new = _extend(journal, known)
-        if old is None or new.end != old.end:
+        if old is None or new.last != old.last:
             try:
                 write_private(path, msgspec.json.encode(new))
             except OSError:
@@ -102,45 +102,41 @@ def _load(path: Path, journal: Path, every: int) -> _Sidecar | None:
 def _holds(sidecar: _Sidecar, journal: Path) -> bool:
     try:
         with journal.open("rb", buffering=0) as file:
-            size = os.fstat(file.fileno()).st_size
             for place, entry in enumerate(sidecar.entries):
                 if entry.seq != place * sidecar.every or not _is_at(file.fileno(), entry):
                     return False
-            end = sidecar.end
-            wanted = -(-end.seq // sidecar.every)
-            if len(sidecar.entries) != wanted or end.offset > size or end.seq < 0:
-                return False
-            # At the end stands the next record, or nothing yet.
-            return _ends_line(file.fileno(), end.offset) and (
-                end.offset == size or _is_at(file.fileno(), end)
-            )
+            last = sidecar.last
+            if last is None:
+                return not sidecar.entries
+            return len(sidecar.entries) == last.seq // sidecar.every + 1 and _is_at(file.fileno(), last)
     except (OSError, OverflowError):
         return False
 
 
 def _is_at(fd: int, entry: _Entry) -> bool:
-    if entry.offset < 0 or not _ends_line(fd, entry.offset):
+    if entry.offset < 0 or (entry.offset > 0 and os.pread(fd, 1, entry.offset - 1) != b"\n"):
         return False
     header = os.pread(fd, MAX_HEADER_BYTES, entry.offset)
-    return seq_of(header) == entry.seq and (not entry.prev or prev_of(header) == entry.prev.encode())
-
-
-def _ends_line(fd: int, offset: int) -> bool:
-    return offset == 0 or os.pread(fd, 1, offset - 1) == b"\n"
+    return seq_of(header) == entry.seq and prev_of(header) == entry.prev.encode()
 
 
 def _extend(journal: Path, known: _Sidecar) -> _Sidecar:
-    entries, seq, offset = list(known.entries), known.end.seq, known.end.offset
+    entries, last = list(known.entries), known.last
+    # The last record seen is read once more, so that going on starts from a line that was checked.
+    seq, offset = (last.seq, last.offset) if last else (0, 0)
     for block in read_blocks(journal, start=offset):
         if not isinstance(block, Block):
             break
         for line in block.lines:
-            if seq % known.every == 0:
-                if seq_of(line) != seq:
-                    raise ChainBroken(f"record {seq} is not where it should be", where=str(journal), seq=seq)
-                entries.append(_Entry(seq, offset, prev_of(line).decode()))
-            seq += 1
+            if seq % known.every == 0 and seq // known.every == len(entries):
+                entries.append(_entry(journal, seq, offset, line))
             offset += len(line) + 1
-        if seq_of(block.lines[-1]) != seq - 1:
-            raise ChainBroken(f"record {seq - 1} is not where it should be", where=str(journal), seq=seq - 1)
-    return _Sidecar(version=1, every=known.every, entries=entries, end=_Entry(seq, offset, ""))
+            seq += 1
+        last = _entry(journal, seq - 1, offset - len(line) - 1, line)
+    return _Sidecar(version=1, every=known.every, entries=entries, last=last)
+
+
+def _entry(journal: Path, seq: int, offset: int, line: bytes) -> _Entry:
+    if seq_of(line) != seq:
+        raise ChainBroken(f"record {seq} is not where it should be", where=str(journal), seq=seq)
+    return _Entry(seq, offset, prev_of(line).decode("ascii", "replace"))
