@@ -71,17 +71,6 @@ class Analyst(Protocol):
         ...
 
 
-def observed_agrees(share: float | None, weight: int, tolerance: float) -> bool:
-    """Tell whether an observed share agrees with a weight in percent.
-
-    Within `tolerance` (absolute), and never further off than half the weight: no traffic is not 10 %.
-    """
-    if share is None or share != share or share <= 0:
-        return False
-    wanted = weight / 100
-    return abs(share - wanted) <= min(tolerance, wanted / 2)
-
-
 class Bake:
     """Looks at one step until it has passed, failed or cannot be told."""
 
@@ -100,7 +89,7 @@ class Bake:
         self.summary = ""
 
     async def until_passed(self) -> None:
-        """Return once the bake has lasted, enough looks passed, and the last one over the whole bake passed."""
+        """Return once enough looks passed, the last of them over the whole bake."""
         started = self._clock.monotonic()
         while True:
             await self._clock.sleep(self._pause)

@@ -7,15 +7,15 @@ promotion early is raised: `Breach` for a failed look, `Inconclusive` for one th
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Protocol
 
 from cockpit.base.clock import Clock
 from cockpit.base.errors import BackendError, CockpitError, EffectRefused
+from cockpit.base.tasks import alongside
 from cockpit.conductor.abort import Stable
-from cockpit.conductor.bake import Analyst, Bake, Breach, Inconclusive, observed_agrees
+from cockpit.conductor.bake import Analyst, Bake, Breach, Inconclusive
 from cockpit.conductor.effects import EffectsGate
 from cockpit.conductor.recorder import Recorder
 from cockpit.conductor.targets import DeploymentSeen, Targets
@@ -29,6 +29,7 @@ from cockpit.journal.events import (
     WeightSeen,
 )
 from cockpit.plan.model import Plan
+from cockpit.verdicts.analysis import weight_agrees
 
 _BY = "A1"
 _LOOK_PAUSE = 0.25
@@ -45,8 +46,8 @@ class Gatekeeper(Protocol):
         """Recompute go/no-go; return the reasons for a no-go, empty for a go."""
         ...
 
-    async def under_step(self, step: int) -> list[str]:
-        """Have the canary-phase agents verify; return what failed."""
+    async def under_step(self, step: int) -> None:
+        """Have the canary-phase agents verify; raises Breach for what failed, Inconclusive for the untold."""
         ...
 
 
@@ -109,12 +110,8 @@ class Promotion:
 
     async def _wait_for_resume(self, step: int) -> None:
         """Hold until the HALT ends; where traffic is on the canary, a breach still rolls back."""
-        async with asyncio.TaskGroup() as group:
-            guard = group.create_task(self._guard(step))
-            try:
-                await self._w.resumed()
-            finally:
-                guard.cancel()
+        async with alongside(self._guard(step)):
+            await self._w.resumed()
 
     async def _guard(self, step: int) -> None:
         try:
@@ -144,13 +141,10 @@ class Promotion:
         await self._observe(weight)
         await self._stage(step, "bake")
         bake = Bake(self._w.analyst, self._canary, self._w.clock, self._w.recorder, step)
-        async with asyncio.TaskGroup() as group:
-            verifying = group.create_task(self._w.gatekeeper.under_step(step))
+        async with alongside(self._w.gatekeeper.under_step(step)) as verifying:
             await bake.until_passed()
-            failed = await verifying
+            await verifying
         await self._stage(step, "decide")
-        if failed:
-            raise Breach(f"at {weight} %: {'; '.join(failed)}", gate="slo", critical=True)
         if self._w.effects.halted:
             raise EffectRefused("HALT is in force: the step is not decided", reason="halt")
         await self._w.recorder.record(
@@ -194,7 +188,7 @@ class Promotion:
         await self._rolled_out(self._w.targets.canary, "the canary")
 
     async def _observe(self, weight: int) -> None:
-        """Wait until the observed share of requests agrees with the desired weight; the step's clock waits."""
+        """Wait until the observed share of requests agrees with the weight; the step's clock waits."""
         give_up = self._w.clock.monotonic() + self._canary.weight_deadline
         window = max(3.0, 3 * self._canary.interval)
         while True:
@@ -207,12 +201,12 @@ class Promotion:
                     source="request shares",
                 )
             )
-            if desired == weight and observed_agrees(seen.share, weight, self._canary.weight_tolerance):
+            if desired == weight and weight_agrees(seen.share, weight, self._canary.weight_tolerance):
                 return
             if self._w.clock.monotonic() >= give_up:
                 what = "nothing" if seen.share is None else f"{100 * seen.share:.1f} %"
                 raise Inconclusive(
-                    f"after {self._canary.weight_deadline:g} s the route says {desired} % and the requests say "
+                    f"after {self._canary.weight_deadline:g} s the route says {desired} %, the requests "
                     f"{what}, where {weight} % is wanted: {seen.problem or 'the shares do not agree'}"
                 )
             await self._w.clock.sleep(min(self._canary.interval, 1.0))
@@ -223,21 +217,17 @@ class Promotion:
         """Give stable the new images, then its traffic back, then take the canary down."""
         last = len(self._canary.steps)
         await self._stage(last, "promote", "stable takes the new images")
-        async with asyncio.TaskGroup() as group:
-            guard = group.create_task(self._guard(last))
-            try:
-                for service in self._w.plan.services:
-                    name, container, image = service.stable_deployment, service.container, service.image.text
-                    await self._forward(
-                        "promote",
-                        f"{name} {image}",
-                        lambda name=name, container=container, image=image: self._w.targets.set_image(  # type: ignore[misc]
-                            name, container, image
-                        ),
-                    )
-                await self._rolled_out(self._w.targets.stable, "stable")
-            finally:
-                guard.cancel()
+        async with alongside(self._guard(last)):
+            for service in self._w.plan.services:
+                name, container, image = service.stable_deployment, service.container, service.image.text
+                await self._forward(
+                    "promote",
+                    f"{name} {image}",
+                    lambda name=name, container=container, image=image: self._w.targets.set_image(  # type: ignore[misc]
+                        name, container, image
+                    ),
+                )
+            await self._rolled_out(self._w.targets.stable, "stable")
         await self._stage(last, "promote", "stable carries the traffic again")
         await self._forward("shift", "canary weight 0, stable is new", lambda: self._w.targets.shift(0))
         await self._drained()

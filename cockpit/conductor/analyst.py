@@ -1,0 +1,153 @@
+"""Looks at the canary through the metrics back end: ask everything at once, store every answer, then judge."""
+
+from __future__ import annotations
+
+import asyncio
+import math
+from dataclasses import dataclass
+
+from cockpit.backends.metrics import MetricsBackend
+from cockpit.base.clock import Clock, iso
+from cockpit.base.errors import BackendError, BackendGarbage, BackendRefused
+from cockpit.conductor.bake import LookResult, ShareSeen
+from cockpit.conductor.recorder import Recorder
+from cockpit.plan.model import Canary
+from cockpit.verdicts.analysis import look_of
+from cockpit.verdicts.answers import MetricAnswer, parse_answer
+from cockpit.verdicts.questions import (
+    error_answer,
+    look_document,
+    look_params,
+    queries_for,
+    stable_names,
+    window_text,
+)
+
+
+@dataclass(frozen=True, slots=True)
+class _Answered:
+    """An answer or the error kept in its place, with what the record of the question needs."""
+
+    query: str
+    raw: bytes
+    asked_at: str
+    evaluated_at: float | None = None
+    clock_offset_s: float | None = None
+
+
+class PrometheusAnalyst:
+    """Takes looks, and the quick views of share and count around them."""
+
+    def __init__(self, metrics: MetricsBackend, canary: Canary, recorder: Recorder, clock: Clock) -> None:
+        self._metrics = metrics
+        self._canary = canary
+        self._recorder = recorder
+        self._clock = clock
+        self._stable = stable_names(canary)
+        # At 100 % stable serves nobody: it is compared as it was in the last look before.
+        self._carried: dict[str, _Answered] = {}
+        self._seen: set[str] = set()
+        self._seen_before: frozenset[str] = frozenset()
+        self._step = 0
+
+    async def look(self, step: int, window_s: float) -> LookResult:
+        """Take one look over the last `window_s` seconds; never raises for what the back end does."""
+        if step != self._step:
+            self._step, self._seen_before = step, frozenset(self._seen)
+        weight = self._canary.steps[step - 1]
+        queries = queries_for(self._canary, window_s, weight=weight)
+        answered = await self._ask_all(queries)
+        offset = next((a.clock_offset_s for a in answered.values() if a.clock_offset_s is not None), 0.0)
+        self._remember(answered)
+        carried = {n: a for n, a in self._carried.items() if n not in answered} if weight >= 100 else {}
+        everything = {**carried, **answered}
+        params = look_params(
+            self._canary,
+            window_s=window_s,
+            weight=weight,
+            now=self._clock.now().timestamp() + offset,
+            seen_before=self._seen_before,
+            carried=tuple(carried),
+        )
+        look = look_of({name: answer.raw for name, answer in everything.items()}, params)
+        digests = {name: self._recorder.keep(answer.raw) for name, answer in everything.items()}
+        asked = {
+            name: {
+                "text": answer.query,
+                "asked_at": answer.asked_at,
+                "evaluated_at": answer.evaluated_at,
+                "clock_offset_s": answer.clock_offset_s,
+                "window_s": window_s,
+            }
+            for name, answer in everything.items()
+        }
+        return LookResult(
+            outcome=look.outcome,
+            critical=look.critical,
+            reason=look.reason,
+            requests=look.requests,
+            metrics=look.metrics,
+            burn=look.burn,
+            answers=self._recorder.keep(look_document(params, digests, asked)),
+        )
+
+    async def share(self, window_s: float) -> ShareSeen:
+        """Return the canary's share of all requests."""
+        value, problem = await self._number(self._canary.share, window_s)
+        return ShareSeen(value, problem)
+
+    async def canary_requests(self, window_s: float) -> float | None:
+        """Return the canary's requests in the window; None when it cannot be measured.
+
+        A window without any canary series counts as none: the pods that would serve them are gone.
+        """
+        value, problem = await self._number(self._canary.requests, window_s)
+        return 0.0 if problem == _EMPTY else value
+
+    async def _number(self, query: str, window_s: float) -> tuple[float | None, str]:
+        answered = await self._ask(query.replace("{window}", window_text(window_s)))
+        try:
+            samples, warnings = parse_answer(answered.raw)
+        except BackendGarbage as error:
+            return None, str(error)
+        if warnings:
+            return None, f"a partial answer: {warnings[0]}"
+        if not samples:
+            return None, _EMPTY
+        if len(samples) > 1:
+            return None, f"{len(samples)} series where one number is expected"
+        value = samples[0].value
+        if not math.isfinite(value):
+            return None, "the value is not a number: no requests"
+        return value, ""
+
+    async def _ask_all(self, queries: dict[str, str]) -> dict[str, _Answered]:
+        answers = await asyncio.gather(*(self._ask(text) for text in queries.values()))
+        return dict(zip(queries, answers, strict=True))
+
+    async def _ask(self, query: str) -> _Answered:
+        asked_at = iso(self._clock.now())
+        try:
+            answer: MetricAnswer = await self._metrics.query(query, deadline=self._canary.query_deadline)
+        except BackendError as error:
+            kind = "garbage" if isinstance(error, BackendGarbage) else "cut"
+            if isinstance(error, BackendRefused):
+                kind = "http"
+            return _Answered(query, error_answer(kind, str(error)), asked_at)
+        return _Answered(query, answer.raw, answer.asked_at, answer.evaluated_at, answer.clock_offset_s)
+
+    def _remember(self, answered: dict[str, _Answered]) -> None:
+        for name, answer in answered.items():
+            if answer.evaluated_at is None:
+                continue
+            try:
+                samples, _ = parse_answer(answer.raw)
+            except BackendGarbage:
+                continue
+            if samples:
+                self._seen.add(name)
+                if name in self._stable:
+                    self._carried[name] = answer
+
+
+_EMPTY = "no series"
