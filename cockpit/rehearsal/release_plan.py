@@ -22,6 +22,8 @@ REQUIRED_GATES = ("slo", "perf", "supply_chain", "migrations", "policy")
 RELEASE_IDENTITY = "release@intelgraph.io"
 BASELINE_RPS = 45.0
 SPIKE_RPS = 58.0
+# A step takes a look each second: at one in a hundred a healthy canary would be sent back too often.
+ALPHA = 0.001
 
 _CANARY = f'namespace="{PROD}",track="canary"'
 _STABLE = f'namespace="{PROD}",track="stable"'
@@ -210,15 +212,15 @@ def _canary(pace: Pace) -> Data:
                 "stable": _increase(requests, _STABLE, _ERRORS),
                 "stable_total": _increase(requests, _STABLE),
                 "min_effect": 0.02,
-                "alpha": 0.01,
+                "alpha": ALPHA,
             },
             {
                 "metric": "latency",
                 "kind": "histogram",
                 "canary": _buckets(_CANARY),
                 "stable": _buckets(_STABLE),
-                "min_effect": 0.25,
-                "alpha": 0.01,
+                "min_effect": 0.5,
+                "alpha": ALPHA,
             },
         ],
         "burn": {

@@ -61,9 +61,9 @@ _SHAPES: dict[str, tuple[int, float]] = {
     "gateway": (2, 0.025),
     "web": (2, 0.025),
     "search": (4, 0.022),
-    "realtime": (4, 0.008),
+    "realtime": (4, 0.013),
     "reports": (4, 0.024),
-    "ingest": (4, 0.010),
+    "ingest": (4, 0.016),
 }
 _STABLE_ERRORS = 0.0005  # v2.9.4 drops one request in two thousand; v3.0.0 has that bug fixed
 _SLOWER = 1.45
