@@ -20,8 +20,6 @@ _COUNTS = ("replicas", "minReadySeconds", "revisionHistoryLimit", "progressDeadl
 
 def admit(resource: Resource, obj: Obj, old: Obj | None) -> Obj:
     """Return `obj` with its defaults; raises a 400 for wrong types and a 422 that names what is wrong."""
-    if not isinstance(obj.get("spec", {}), dict):
-        raise bad_request(f"{resource.kind} in version v1 cannot be handled: spec must be an object")
     admitted = clone(obj)
     defaults, checks = _RULES.get(resource, (None, None))
     try:
@@ -48,15 +46,16 @@ def _metadata_problems(metadata: Obj) -> Iterable[Cause]:
         yield Cause("FieldValueRequired", "Required value: name or generateName is required", "metadata.name")
     elif not isinstance(name, str) or len(name) > 253 or not _NAME.match(name):
         yield _wrong("metadata.name", name, "a lowercase RFC 1123 subdomain is required")
-    for key, value in (metadata.get("labels") or {}).items():
-        if not isinstance(value, str):
-            raise TypeError(key)
+    for value in (metadata.get("labels") or {}).values():
         if len(value) > 63 or not _LABEL_VALUE.match(value):
             yield _wrong(
                 "metadata.labels", value, "a valid label is at most 63 alphanumerics, '-', '_' or '.'"
             )
-    if any(not isinstance(value, str) for value in (metadata.get("annotations") or {}).values()):
-        raise TypeError("annotations")
+    for number, owner in enumerate(metadata.get("ownerReferences") or []):
+        for field in ("apiVersion", "kind", "name", "uid"):
+            if not owner.get(field):
+                text = f"metadata.ownerReferences[{number}].{field}"
+                yield Cause("FieldValueRequired", "Required value", text)
 
 
 def _default_pod_spec(spec: Obj) -> None:
@@ -104,7 +103,8 @@ def _default_service(obj: Obj) -> None:
 
 
 def _prune_route(obj: Obj) -> None:
-    obj["spec"] = gateway_schema.pruned(obj.get("spec", {}), gateway_schema.HTTP_ROUTE_SPEC)
+    if "spec" in obj:
+        obj["spec"] = gateway_schema.pruned(obj["spec"], gateway_schema.HTTP_ROUTE_SPEC)
 
 
 def _counts_wrong(spec: Obj, where: str, fields: Iterable[str]) -> Iterable[Cause]:
@@ -181,6 +181,8 @@ def _lease_problems(obj: Obj, _: Obj | None) -> Iterable[Cause]:
 
 
 def _route_problems(obj: Obj, _: Obj | None) -> Iterable[Cause]:
+    if "spec" not in obj:
+        return [Cause("FieldValueRequired", "Required value", "spec")]
     return gateway_schema.problems(obj["spec"])
 
 

@@ -129,8 +129,6 @@ class Api:
     def _scale(self, asked: ApiRequest, kind: str, body: object) -> Obj:
         old = self._registry.get(asked.resource, asked.namespace, asked.name)
         scaled = body if asked.verb == "update" else patched_with(scale_of(old), kind, body, custom=False)
-        if not isinstance(scaled, dict):
-            raise bad_request("the body of the request must be a Scale")
         return scale_of(
             self._registry.scale(asked.resource, asked.namespace, asked.name, scaled, asked.write())
         )

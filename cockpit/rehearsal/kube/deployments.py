@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-from datetime import UTC, datetime
 from typing import Any, TypeAlias
 
 from cockpit.rehearsal.kube.ownership import Manager
@@ -18,6 +17,7 @@ from cockpit.rehearsal.kube.values import (
     controller_name,
     controller_uid,
     owner_reference,
+    seconds_since,
     timestamp,
 )
 from cockpit.rehearsal.kube.workqueue import WorkQueue
@@ -85,7 +85,9 @@ class DeploymentController:
             if controller_uid(item) == metadata["uid"] and "deletionTimestamp" not in item["metadata"]
         ]
         wanted = template_hash(deployment)
-        current = next((item for item in owned if item["metadata"]["labels"][HASH_LABEL] == wanted), None)
+        current = next(
+            (item for item in owned if (item["metadata"].get("labels") or {}).get(HASH_LABEL) == wanted), None
+        )
         return current, sorted((item for item in owned if item is not current), key=_revision)
 
     def _new_set(self, deployment: Obj, older: list[Obj]) -> Obj:
@@ -209,7 +211,7 @@ class DeploymentController:
             **{field: count for field, count in counts.items() if count},
         }
         before: Obj = deployment.get("status") or {}
-        old = {item["type"]: item for item in before.get("conditions") or []}
+        old = {item.get("type", ""): item for item in before.get("conditions") or []}
         moved = {**before, "conditions": None} != {**status, "conditions": None}
         progress = self._progress(deployment, status, current, old.get("Progressing"), moved=moved)
         status["conditions"] = [
@@ -233,8 +235,7 @@ class DeploymentController:
             )
         limit = float(deployment["spec"].get("progressDeadlineSeconds", 600))
         if before is not None and not moved and before.get("reason") != "NewReplicaSetAvailable":
-            updated = datetime.fromisoformat(before["lastUpdateTime"].replace("Z", "+00:00"))
-            left = limit - (datetime.now(UTC) - updated).total_seconds()
+            left = limit - seconds_since(before.get("lastUpdateTime"))
             if left <= 0:
                 text = f"{name} has timed out progressing."
                 return _condition("Progressing", "False", "ProgressDeadlineExceeded", text)
@@ -274,6 +275,10 @@ def _revision(item: Obj) -> int:
     return int((item["metadata"].get("annotations") or {}).get(REVISION, 0))
 
 
+def _hash_label(item: Obj) -> str:
+    return str((item["metadata"].get("labels") or {}).get(HASH_LABEL, ""))
+
+
 def _last_revision(items: list[Obj]) -> int:
     return max((_revision(item) for item in items), default=0)
 
@@ -296,5 +301,5 @@ def _settled(condition: Obj, old: dict[str, Obj]) -> Obj:
     if before is not None and all(before.get(field) == value for field, value in condition.items()):
         return before
     same = before is not None and before.get("status") == condition["status"]
-    transition = before["lastTransitionTime"] if before is not None and same else timestamp()
+    transition = before.get("lastTransitionTime", timestamp()) if before is not None and same else timestamp()
     return {**condition, "lastUpdateTime": timestamp(), "lastTransitionTime": transition}

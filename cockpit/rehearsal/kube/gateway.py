@@ -51,7 +51,9 @@ class GatewayController:
 
     def _route_status(self, route: Obj) -> Obj:
         metadata, spec = route["metadata"], route["spec"]
-        before = {str(item["parentRef"]): item for item in (route.get("status") or {}).get("parents") or []}
+        before = {
+            str(item.get("parentRef")): item for item in (route.get("status") or {}).get("parents") or []
+        }
         missing = self._missing_backends(route)
         resolved = ("False", "BackendNotFound", missing) if missing else ("True", "ResolvedRefs", "")
         parents = []

@@ -79,7 +79,7 @@ class Kubelet:
         status.update({"hostIP": "127.0.0.1", "phase": "Running" if started else "Pending"})
         if started:
             status.update({"podIP": "127.0.0.1", "podIPs": [{"ip": "127.0.0.1"}]})
-        running = {item["name"]: item for item in status.get("containerStatuses") or []}
+        running = {item.get("name"): item for item in status.get("containerStatuses") or []}
         status["containerStatuses"] = [
             _container_status(item, running.get(item["name"]), started, item["image"] in stuck)
             for item in containers
@@ -104,7 +104,7 @@ class Kubelet:
 
 
 def _condition(kind: str, holds: bool, reason: str) -> Obj:
-    condition = {"type": kind, "status": "True" if holds else "False", "lastProbeTime": None}
+    condition = {"type": kind, "status": "True" if holds else "False"}
     return condition if holds else {**condition, "reason": reason}
 
 

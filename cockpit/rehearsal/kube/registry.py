@@ -7,7 +7,7 @@ import uuid
 from dataclasses import dataclass
 from typing import Any
 
-from cockpit.rehearsal.kube import ownership, patching, resources
+from cockpit.rehearsal.kube import ownership, patching, resources, shapes
 from cockpit.rehearsal.kube.admission import admit
 from cockpit.rehearsal.kube.ownership import Manager
 from cockpit.rehearsal.kube.resources import Resource
@@ -99,9 +99,10 @@ class Registry:
         patched = patched_with(old, kind, patch, custom=resource.custom)
         return self._replace(resource, old, self._identified(resource, namespace, patched, name), write)
 
-    def scale(self, resource: Resource, namespace: str, name: str, scaled: Obj, write: Write) -> Obj:
+    def scale(self, resource: Resource, namespace: str, name: str, scaled: Any, write: Write) -> Obj:
         """Set the replicas of a workload to those of a `Scale` object."""
         old = self.get(resource, namespace, name)
+        scaled = shapes.shaped(scaled, shapes.SCALE, "Scale")
         replicas = (scaled.get("spec") or {}).get("replicas", 0)
         new = clone(old)
         new["metadata"]["resourceVersion"] = (scaled.get("metadata") or {}).get("resourceVersion")
@@ -200,8 +201,7 @@ class Registry:
 
     def _identified(self, resource: Resource, namespace: str, body: Any, name: str = "") -> Obj:
         """Return the body with kind, name and namespace of the URL; raises a 400 when they differ."""
-        if not isinstance(body, dict) or not isinstance(body.get("metadata", {}), dict):
-            raise bad_request("the body of the request must be an object with metadata")
+        body = shapes.decoded(resource, body)
         given = body.get("apiVersion", resource.group_version), body.get("kind", resource.kind)
         if given != (resource.group_version, resource.kind):
             raise bad_request(f"{given[1]} in version {given[0]} does not match the resource of the URL")
@@ -287,7 +287,10 @@ def patched_with(target: Obj, kind: str, patch: Any, *, custom: bool) -> Obj:
         if not isinstance(patch, dict):
             raise bad_request("the patch must be an object")
         merge = patching.merge_patch if kind == MERGE_PATCH else patching.strategic_patch
-        merged: Obj = merge(target, patch)
+        try:
+            merged: Obj = merge(target, patch)
+        except (TypeError, AttributeError) as error:
+            raise bad_request("the patch holds a directive that cannot be followed") from error
         return merged
     taken = [JSON_PATCH, MERGE_PATCH, APPLY_PATCH, *([] if custom else [STRATEGIC_PATCH])]
     raise ApiError(

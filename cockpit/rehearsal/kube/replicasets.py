@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from datetime import UTC, datetime
 from typing import TypeAlias
 
 from cockpit.rehearsal.kube.ownership import Manager
@@ -49,7 +48,8 @@ class ReplicaSetController:
         missing = found["spec"]["replicas"] - len(pods)
         for _ in range(missing):
             self._registry.create(PODS, key[0], _pod_of(found))
-        for pod in sorted(pods, key=_usefulness)[: max(0, -missing)]:
+        youngest_first = sorted(pods, key=lambda pod: str(pod["metadata"]["creationTimestamp"]), reverse=True)
+        for pod in sorted(youngest_first, key=_usefulness)[: max(0, -missing)]:
             self._registry.delete(PODS, key[0], pod["metadata"]["name"])
         self._publish(found, self._pods(found))
 
@@ -100,14 +100,13 @@ def _pod_of(owner: Obj) -> Obj:
     }
 
 
-def _usefulness(pod: Obj) -> tuple[bool, bool, int]:
-    """Order pods for deletion: not running first, then not ready, then the youngest."""
-    running = pod["status"].get("phase") == "Running"
-    return running, condition_is_true(pod, "Ready"), -int(pod["metadata"]["resourceVersion"])
+def _usefulness(pod: Obj) -> tuple[bool, bool]:
+    """Order pods for deletion: those not running first, then those not ready."""
+    return pod["status"].get("phase") == "Running", condition_is_true(pod, "Ready")
 
 
 def _ready_for(pod: Obj) -> float:
-    since = next(
-        item["lastTransitionTime"] for item in pod["status"]["conditions"] if item["type"] == "Ready"
+    conditions = pod["status"]["conditions"]
+    return seconds_since(
+        next(item.get("lastTransitionTime") for item in conditions if item.get("type") == "Ready")
     )
-    return (datetime.now(UTC) - datetime.fromisoformat(since.replace("Z", "+00:00"))).total_seconds()

@@ -11,6 +11,7 @@ from typing import Any
 from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
 
+from cockpit.rehearsal.kube import shapes
 from cockpit.rehearsal.kube.access import Attributes
 from cockpit.rehearsal.kube.ownership import Manager
 from cockpit.rehearsal.kube.registry import Deletion, Write
@@ -79,11 +80,11 @@ class ApiRequest:
 
     def deletion(self, options: Any) -> Deletion:
         """Return the options of a delete, from its body or from the query."""
-        given: Obj = options if isinstance(options, dict) else {}
+        given = shapes.shaped(options or {}, shapes.DELETE_OPTIONS, "DeleteOptions")
         grace = given.get("gracePeriodSeconds", self.number("gracePeriodSeconds", -1))
         conditions = given.get("preconditions") or {}
         return Deletion(
-            grace=int(grace) if isinstance(grace, int) and grace >= 0 else None,
+            grace=int(grace) if grace >= 0 else None,
             uid=str(conditions.get("uid", "")),
             version=str(conditions.get("resourceVersion", "")),
             propagation=str(
@@ -152,12 +153,16 @@ def read_request(method: str, parts: tuple[str, ...], query: Mapping[str, str], 
     return ApiRequest(verb, resource, namespace, name, subresource, query, agent)
 
 
+def _no_number(text: str) -> None:
+    raise ValueError(f"{text} is not JSON")
+
+
 def read_body(raw: bytes, content_type: str) -> Any:
     """Read a JSON body, or YAML where the media type says so; raises a 400."""
     if not raw:
         return None
     try:
-        return json.loads(raw)
+        return json.loads(raw, parse_constant=_no_number)
     except (ValueError, RecursionError) as error:
         if "yaml" not in content_type:
             raise bad_request("the body of the request is not valid JSON") from error

@@ -28,6 +28,15 @@ def timestamp(after: float = 0.0) -> str:
     return moment.strftime("%Y-%m-%dT%H:%M:%SZ")
 
 
+def seconds_since(stamp: Any) -> float:
+    """Return the seconds since a time as `timestamp` writes it; none for a time that cannot be read."""
+    try:
+        moment = datetime.fromisoformat(str(stamp).replace("Z", "+00:00"))
+        return (datetime.now(UTC) - moment).total_seconds()
+    except (ValueError, TypeError):
+        return 0.0
+
+
 def conditions_with(conditions: Sequence[Obj], new: Obj) -> list[Obj]:
     """Return `conditions` with `new` set; its transition time moves only with its status."""
     kept = []
