@@ -9,11 +9,13 @@ from datetime import UTC, datetime, timedelta
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.asymmetric.utils import decode_dss_signature, encode_dss_signature
 from cryptography.x509.oid import ExtendedKeyUsageOID
 from rfc3161_client import _rust as tsp
 
 from cockpit.rehearsal.sigstore import ca, der
 
+_ORDER = 0xFFFFFFFF00000000FFFFFFFFFFFFFFFFBCE6FAADA7179E84F3B9CAC2FC632551  # of P-256 (SEC 2)
 _SHA256 = der.seq(der.oid("2.16.840.1.101.3.4.2.1"))
 _ECDSA_SHA256 = der.seq(der.oid("1.2.840.10045.4.3.2"))
 _TST_INFO = der.oid("1.2.840.113549.1.9.16.1.4")
@@ -80,7 +82,9 @@ class TimestampAuthority:
                 der.seq(der.seq(der.seq(der.octets(hashlib.sha256(certificate).digest())))),
             ),
         )
-        signature = self._key.sign(der.set_of(*attributes), ec.ECDSA(hashes.SHA256()))
+        r, s = decode_dss_signature(self._key.sign(der.set_of(*attributes), ec.ECDSA(hashes.SHA256())))
+        # Of the two equally valid signatures the one with the smaller s: nothing else fixes which it is.
+        signature = encode_dss_signature(r, min(s, _ORDER - s))
         signer = der.seq(
             der.integer(1),
             der.seq(self.certificate.issuer.public_bytes(), der.integer(self.certificate.serial_number)),
