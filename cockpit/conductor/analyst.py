@@ -1,4 +1,4 @@
-"""Looks at the canary through the metrics back end: ask everything at once, store every answer, then judge."""
+"""Looks at the canary through the metrics back end: ask all at once, store each answer, then judge."""
 
 from __future__ import annotations
 
