@@ -11,6 +11,7 @@ from __future__ import annotations
 import base64
 import binascii
 import re
+from functools import lru_cache
 
 from cryptography import x509
 from cryptography.hazmat.primitives import serialization
@@ -122,6 +123,7 @@ def _strict(data: bytes) -> der.Element:
         raise NotNormal(f"time-stamp: {error}") from error
 
 
+@lru_cache(maxsize=8)  # asked for several times over in one verification
 def _signed_data(response: bytes) -> der.Element:
     outer = _strict(response).children
     _expect(len(outer) == 2 and bool(outer[0].children), "no token in the answer")
