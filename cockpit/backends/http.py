@@ -40,7 +40,7 @@ class HttpReader(Protocol):
 
 
 class BoundedHttpReader:
-    """The real reader, over httpx; `deadline` seconds (redirects included) and `max_bytes` bound an answer."""
+    """The real reader, over httpx; `deadline` seconds (with redirects) and `max_bytes` bound an answer."""
 
     def __init__(self, *, deadline: float = 10.0, max_bytes: int = MAX_ANSWER_BYTES) -> None:
         self._deadline = deadline

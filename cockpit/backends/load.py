@@ -1,20 +1,20 @@
 """Load, open loop: requests leave at their intended times whether or not answers come back.
 
-Latency counts from the intended start: a stalled server cannot hide by slowing its sender down. A request that
-was dropped, cut or timed out has an infinite one.
+Latency counts from the intended start: a stalled server cannot hide by slowing its sender down. A request
+that was dropped, cut or timed out has an infinite one.
 """
 
 from __future__ import annotations
 
 import asyncio
 import json
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from cockpit.backends.http import origin
-from cockpit.base.errors import BackendGarbage, BackendRefused, BackendUnreachable, UsageError
+from cockpit.base.errors import BackendRefused, BackendUnreachable, UsageError
+from cockpit.verdicts.rules.load_result import LoadResult, bucket_of, read_result
 
 if TYPE_CHECKING:
     import aiohttp
@@ -25,8 +25,6 @@ MAX_UNDER_WAY = 512
 """Most requests under way at once; more are counted as dropped."""
 
 _TIMEOUT = 10.0
-_GROWTH = 1.01  # relative width of a bucket: a percentile is overstated by at most 1 %
-_LOG_GROWTH = math.log(_GROWTH)
 _MAX_BODY = 1 << 20
 
 
@@ -38,53 +36,6 @@ class LoadProfile:
     rps: float
     seconds: float
     paths: Mapping[str, tuple[str, ...]]
-
-
-@dataclass(frozen=True, slots=True)
-class ServiceLoad:
-    """What came of one service's requests.
-
-    `good` answers have a status below 500; `good_in_window` of them came before the sending ended.
-    `dropped`: never sent; `cut`: no answer. `buckets`: latency bucket number → count of answers; bucket n
-    holds up to 1.01ⁿ milliseconds.
-    """
-
-    service: str
-    intended: int
-    good: int
-    good_in_window: int
-    errors: int
-    dropped: int
-    cut: int
-    buckets: Mapping[int, int]
-
-    @property
-    def error_rate(self) -> float:
-        """Return the share of intended requests without a good answer; NaN when there were none."""
-        return 1 - self.good / self.intended if self.intended else math.nan
-
-    def percentile_ms(self, share: float) -> float:
-        """Return the latency not exceeded by `share` of all intended requests, in ms, from above.
-
-        Requests without an answer are infinitely late; NaN when nothing was intended.
-        """
-        return percentile(self.buckets, self.intended, share)
-
-
-@dataclass(frozen=True, slots=True)
-class LoadResult:
-    """What a run measured. `raw` is the JSON document it can be read from again."""
-
-    profile: str
-    rps: float
-    seconds: float
-    services: tuple[ServiceLoad, ...]
-    raw: bytes
-
-    @property
-    def intended(self) -> int:
-        """Return the number of requests that were to be sent."""
-        return sum(one.intended for one in self.services)
 
 
 class LoadGenerator(Protocol):
@@ -105,19 +56,6 @@ class LoadGenerator(Protocol):
         ...
 
 
-def percentile(buckets: Mapping[int, int], intended: int, share: float) -> float:
-    """Return the upper end of the bucket in which `share` of `intended` requests is reached, in ms."""
-    if intended <= 0:
-        return math.nan
-    wanted = math.ceil(share * intended)
-    seen = 0
-    for index in sorted(buckets):
-        seen += buckets[index]
-        if seen >= wanted:
-            return _GROWTH**index
-    return math.inf
-
-
 class _Counts:
     def __init__(self) -> None:
         self.intended = self.good = self.good_in_window = self.errors = self.dropped = self.cut = 0
@@ -129,7 +67,7 @@ class _Counts:
         else:
             self.good += 1
             self.good_in_window += in_window
-        index = max(0, math.ceil(math.log(max(latency_s * 1000, 1.0)) / _LOG_GROWTH))
+        index = bucket_of(latency_s)
         self.buckets[index] = self.buckets.get(index, 0) + 1
 
 
@@ -273,34 +211,3 @@ def _result(profile: LoadProfile, counts: Mapping[str, _Counts]) -> LoadResult:
         },
     }
     return read_result(json.dumps(document, sort_keys=True).encode())
-
-
-def read_result(raw: bytes) -> LoadResult:
-    """Read a result from its JSON document; raises BackendGarbage when it is none or contradicts itself."""
-    try:
-        document: dict[str, Any] = json.loads(raw)
-        services = tuple(_service(name, one) for name, one in sorted(document["services"].items()))
-        result = LoadResult(
-            str(document["profile"]), float(document["rps"]), float(document["seconds"]), services, raw
-        )
-    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
-        raise BackendGarbage("not a load result") from None
-    if not result.rps > 0 or not result.seconds > 0 or not math.isfinite(result.rps * result.seconds):
-        raise BackendGarbage("a load result without rate or duration")
-    return result
-
-
-def _service(name: str, one: Mapping[str, Any]) -> ServiceLoad:
-    figures = {key: one[key] for key in ("intended", "good", "good_in_window", "errors", "dropped", "cut")}
-    buckets = {int(index): count for index, count in one["buckets"].items()}
-    if not all(type(value) is int and value >= 0 for value in (*figures.values(), *buckets.values())):
-        raise ValueError("a count is no count")
-    answered = figures["good"] + figures["errors"]
-    if (
-        answered + figures["dropped"] + figures["cut"] != figures["intended"]
-        or sum(buckets.values()) != answered
-        or figures["good_in_window"] > figures["good"]
-        or not all(0 <= index < 4000 for index in buckets)
-    ):
-        raise ValueError("the counts do not add up")
-    return ServiceLoad(service=name, buckets=buckets, **figures)

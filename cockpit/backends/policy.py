@@ -12,13 +12,13 @@ import math
 import re
 import sys
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
 from cockpit.base.errors import BackendGarbage, BackendRefused, BackendUnreachable
 from cockpit.base.limits import MAX_ANSWER_BYTES
 from cockpit.base.text import visible
+from cockpit.verdicts.rules.decision import Decision, read_decision
 
 MAX_INPUT_BYTES = 4 << 20
 """Largest input of a decision, as JSON."""
@@ -30,23 +30,6 @@ _MAX_DEPTH = 60
 _MAX_INT = 2**53
 _RULES = ("allow", "deny", "obligations")
 _NAME = re.compile(r"[a-z][a-z0-9_]*")
-
-
-@dataclass(frozen=True, slots=True)
-class Decision:
-    """What the policy decided. `raw` is a JSON document from which the decision can be read again.
-
-    It names the bundle and the input by digest; `input_sha256` is that of `encode_input`.
-
-    `denials` and `obligations` are sorted; an allow has no denial. `bundle_sha256` names the policy,
-    `sha256` over its files' names and contents.
-    """
-
-    allow: bool
-    denials: tuple[str, ...]
-    obligations: tuple[str, ...]
-    raw: bytes
-    bundle_sha256: str
 
 
 class PolicyBackend(Protocol):
@@ -185,48 +168,10 @@ def problems(value: Any, depth: int = 0) -> Iterator[str]:
         yield f"a value of type {type(value).__name__}"
 
 
-def read_decision(raw: bytes) -> Decision:
-    """Read a decision again from its `raw` form; raises BackendGarbage when it is none."""
-    try:
-        document = json.loads(raw)
-    except (ValueError, RecursionError):
-        raise BackendGarbage("the decision is not JSON") from None
-    if not isinstance(document, dict) or not isinstance(document.get("bundle_sha256"), str):
-        raise BackendGarbage("the decision does not name its bundle")
-    engine = document.get("engine")
-    if not isinstance(engine, dict):
-        raise BackendGarbage("the decision holds no answer of the engine")
-    allow, denials, obligations = _read_engine(engine)
-    return Decision(allow, denials, obligations, raw, document["bundle_sha256"])
-
-
 def _decision(engine: dict[str, Any], bundle: str, data: bytes) -> Decision:
     raw = json.dumps(
         {"bundle_sha256": bundle, "input_sha256": hashlib.sha256(data).hexdigest(), "engine": engine},
         ensure_ascii=False,
         sort_keys=True,
-    ).encode()
-    allow, denials, obligations = _read_engine(engine)
-    return Decision(allow, denials, obligations, raw, bundle)
-
-
-def _read_engine(engine: dict[str, Any]) -> tuple[bool, tuple[str, ...], tuple[str, ...]]:
-    if "unfit" in engine:
-        return False, (f"the input cannot be decided on: {visible(str(engine['unfit']), limit=200)}",), ()
-    value = engine.get("value")
-    if not isinstance(value, dict):
-        return False, ("the policy gives no decision (undefined)",), ()
-    denials = _texts(value.get("deny"))
-    obligations = _texts(value.get("obligations", []))
-    if denials is None or obligations is None:
-        return False, ("the policy's denials or obligations are not sets of texts",), ()
-    allow = value.get("allow") is True and not denials
-    if not allow and not denials:
-        denials = ("the policy does not allow it",)
-    return allow, denials, obligations
-
-
-def _texts(value: Any) -> tuple[str, ...] | None:
-    if not isinstance(value, list) or not all(isinstance(one, str) for one in value):
-        return None
-    return tuple(sorted(visible(one, limit=300) for one in value))
+    ).encode("utf-8", "backslashreplace")
+    return read_decision(raw)

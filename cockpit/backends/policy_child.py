@@ -15,7 +15,7 @@ _CPU_SECONDS = 30
 
 
 def decide(request: dict[str, Any]) -> dict[str, Any]:
-    """Evaluate each of `rules` over `modules` and `input`; return those that are defined, or an error text."""
+    """Evaluate each of `rules` over `modules` and `input`; return those defined, or an error text."""
     from regopy import Interpreter
 
     rego = Interpreter()
