@@ -25,7 +25,7 @@ SERVING = "rehearsal.cockpit/serving"
 Track = Literal["stable", "canary"]
 TRACKS: tuple[Track, ...] = ("stable", "canary")
 
-TENANT_RATES = {"t1": 72.0, "t2": 46.0, "t3": 30.0, "t4": 18.0, "t5": 8.0}
+TENANT_RATES = {"t1": 48.0, "t2": 32.0, "t3": 22.0, "t4": 12.0, "t5": 6.0}
 """Requests per second each tenant sends to prod, on average."""
 
 NO_TENANT = "none"
