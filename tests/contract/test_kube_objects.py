@@ -211,7 +211,8 @@ async def test_an_applied_field_left_out_later_is_removed(cluster: KubeCluster) 
 async def test_a_patch_takes_the_fields_it_changes_from_an_applier(cluster: KubeCluster) -> None:
     where = f"{CONFIG_MAPS}/settings"
     (await cluster.apply(where, config_map(a="1"), "pipeline")).ok()
-    (await cluster.patch(where, {"data": {"a": "2"}}, fieldManager="by-hand")).ok()
+    taken = (await cluster.patch(where, {"data": {"a": "2"}}, fieldManager="by-hand")).ok()
+    assert [item["manager"] for item in taken["metadata"]["managedFields"]] == ["by-hand"]
     status = (await cluster.apply(where, config_map(a="1"), "pipeline")).refused(409, "Conflict")
     assert "by-hand" in status["message"]
 

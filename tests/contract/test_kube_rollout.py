@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
 
 import pytest
 
 from cockpit.rehearsal.kube import KubeServer
 from tests.contract.kube_fixtures import (
-    DEADLINE,
     DEPLOYMENTS,
     PODS,
     KubeCluster,
@@ -30,6 +28,15 @@ REVISION = "deployment.kubernetes.io/revision"
 async def items(cluster: KubeCluster, path: str) -> list[Obj]:
     listed: list[Obj] = (await cluster.call("GET", path)).ok()["items"]
     return listed
+
+
+async def past_statuses(cluster: KubeCluster, since: str) -> list[Obj]:
+    """Return every status deployments had after version `since`, as a watch tells them."""
+    url = f"{cluster.url}/{DEPLOYMENTS.format(ns=cluster.namespace)}"
+    query = {"watch": "true", "resourceVersion": since, "timeoutSeconds": "1"}
+    headers = {"Authorization": f"Bearer {cluster.admin}"}
+    async with cluster.http.get(url, params=query, headers=headers) as answer:
+        return [json.loads(line)["object"].get("status") or {} async for line in answer.content]
 
 
 async def rolled_out(cluster: KubeCluster, name: str = "web") -> Obj:
@@ -92,12 +99,7 @@ async def test_a_new_image_rolls_within_its_bounds(cluster: KubeCluster) -> None
         await items(cluster, REPLICA_SETS), key=lambda item: item["metadata"]["annotations"][REVISION]
     )
     assert (old["spec"]["replicas"], new["spec"]["replicas"]) == (0, 3)
-    url = f"{cluster.url}/{DEPLOYMENTS.format(ns=cluster.namespace)}"
-    query = {"watch": "true", "resourceVersion": since, "timeoutSeconds": "1"}
-    async with cluster.http.get(
-        url, params=query, headers={"Authorization": f"Bearer {cluster.admin}"}
-    ) as answer:
-        history = [json.loads(line)["object"]["status"] async for line in answer.content]
+    history = await past_statuses(cluster, since)
     assert max(status.get("replicas", 0) for status in history) <= 4
     assert min(status.get("availableReplicas", 0) for status in history) >= 3
 
@@ -223,6 +225,15 @@ async def test_an_image_that_cannot_be_pulled_stops_the_rollout(
     assert "ImagePullBackOff" in reasons
 
 
+async def test_a_ready_pod_is_available_only_after_its_time(cluster: KubeCluster) -> None:
+    since = (await cluster.call("GET", DEPLOYMENTS)).ok()["metadata"]["resourceVersion"]
+    (await cluster.call("POST", DEPLOYMENTS, deployment(replicas=1, minReadySeconds=2))).ok()
+    await rolled_out(cluster)
+    history = await past_statuses(cluster, since)
+    counts = [(status.get("readyReplicas", 0), status.get("availableReplicas", 0)) for status in history]
+    assert counts.index((1, 0)) < counts.index((1, 1))
+
+
 async def test_recreate_never_runs_two_versions_at_once(cluster: KubeCluster) -> None:
     (await cluster.call("POST", DEPLOYMENTS, deployment(replicas=2, strategy={"type": "Recreate"}))).ok()
     await rolled_out(cluster)
@@ -244,10 +255,4 @@ async def test_controllers_write_nothing_when_nothing_changes(cluster: KubeClust
     (await cluster.call("POST", DEPLOYMENTS, deployment(replicas=2))).ok()
     found = await rolled_out(cluster)
     since = found["metadata"]["resourceVersion"]
-    url = f"{cluster.url}/{DEPLOYMENTS.format(ns=cluster.namespace)}"
-    query = {"watch": "true", "resourceVersion": since, "timeoutSeconds": "1"}
-    async with asyncio.timeout(DEADLINE):
-        async with cluster.http.get(
-            url, params=query, headers={"Authorization": f"Bearer {cluster.admin}"}
-        ) as answer:
-            assert [line async for line in answer.content] == []
+    assert await past_statuses(cluster, since) == []

@@ -8,7 +8,7 @@ import math
 from typing import Any, TypeAlias
 
 from cockpit.rehearsal.kube.ownership import Manager
-from cockpit.rehearsal.kube.registry import CONTROLLERS, Registry, Write
+from cockpit.rehearsal.kube.registry import CONTROLLERS, Registry, Write, metadata_name
 from cockpit.rehearsal.kube.resources import DEPLOYMENTS, PODS, REPLICA_SETS
 from cockpit.rehearsal.kube.storage import Change
 from cockpit.rehearsal.kube.values import (
@@ -149,21 +149,20 @@ class DeploymentController:
 
     def _shrink(self, current: Obj, older: list[Obj], total: int, minimum: int) -> None:
         """Scale the old sets down: first what is not available, then what the minimum lets go."""
-        room = total - minimum - (current["spec"]["replicas"] - _count(current, "availableReplicas"))
-        sizes = {item["metadata"]["name"]: item["spec"]["replicas"] for item in older}
+        starting = max(0, current["spec"]["replicas"] - _count(current, "availableReplicas"))
+        room = total - minimum - starting
+        sizes = {metadata_name(item): item["spec"]["replicas"] for item in older}
         for item in older:
             idle = item["spec"]["replicas"] - _count(item, "availableReplicas")
             taken = max(0, min(room, idle))
-            sizes[item["metadata"]["name"]] -= taken
-            room -= taken
-        spare = sum(_count(item, "availableReplicas") for item in [current, *older]) - minimum
-        for item in older:
-            taken = max(0, min(spare, room, sizes[item["metadata"]["name"]]))
-            sizes[item["metadata"]["name"]] -= taken
-            spare -= taken
+            sizes[metadata_name(item)] -= taken
             room -= taken
         for item in older:
-            self._scale(item, sizes[item["metadata"]["name"]])
+            taken = max(0, min(room, sizes[metadata_name(item)]))
+            sizes[metadata_name(item)] -= taken
+            room -= taken
+        for item in older:
+            self._scale(item, sizes[metadata_name(item)])
 
     def _rescale(self, deployment: Obj, sets: list[Obj]) -> None:
         # While paused only the size may change, and only where one set holds all the pods.

@@ -15,6 +15,7 @@ from cockpit.rehearsal.kube.values import (
     controller_name,
     controller_uid,
     owner_reference,
+    seconds_since,
 )
 from cockpit.rehearsal.kube.workqueue import WorkQueue
 
