@@ -54,11 +54,22 @@ class EffectsGate:
         self._epoch = 0
         self._halted = False
         self._in_flight: set[asyncio.Task[object]] = set()
+        self._prod: set[str] = set()
 
     @property
     def halted(self) -> bool:
         """Whether a HALT is in force."""
         return self._halted
+
+    @property
+    def prod_shifted(self) -> bool:
+        """Whether a shift of prod traffic was ever sent: traffic moved, or may have."""
+        return "shift" in self._prod
+
+    @property
+    def prod_touched(self) -> bool:
+        """Whether any promotion effect on prod was ever sent."""
+        return bool(self._prod & PROMOTION_VERBS)
 
     @property
     def epoch(self) -> int:
@@ -106,6 +117,8 @@ class EffectsGate:
         except EffectRefused as refused:
             self._recorder.note(EffectFailed(effect=effect, reason=refused.what, sent=False))
             raise
+        if env == "prod":
+            self._prod.add(verb)
         return await self._run(effect, act, cut_by_halt=True)
 
     async def abort(

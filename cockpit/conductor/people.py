@@ -87,9 +87,18 @@ class People:
             if self._stop is not None and not self._stop.done():
                 self._stop.set_result(stop)
 
+    @property
+    def epoch(self) -> int:
+        """How many HALTs there have been."""
+        return self._effects.epoch
+
     async def resumed(self) -> None:
         """Wait until no HALT is in force."""
         await self._go_on.wait()
+
+    def over(self) -> None:
+        """Let what waits for the end of a HALT go on to close the run; nothing forward passes."""
+        self._go_on.set()
 
     async def ask(self, text: str, options: tuple[str, ...], *, otherwise: str) -> tuple[str, str]:
         """Put a question to the people attached; return the answer and who gave it.

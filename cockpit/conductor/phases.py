@@ -1,11 +1,11 @@
-"""Working through a phase: each of its agents does PLAN, APPLY where it changes something, VERIFY, EVIDENCE."""
+"""Working through a phase: its agents do PLAN, APPLY where they change something, VERIFY, EVIDENCE."""
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, Protocol, cast
+from typing import Any, Literal, Protocol
 
 from cockpit.base.tasks import first_error
 from cockpit.conductor.calls import AgentCalls, CallResult
@@ -52,10 +52,8 @@ class Failure:
 def worst(failures: Iterable[Failure]) -> FailureKind:
     """Return the kind that decides: judged bad before unreachable before untold."""
     kinds = {failure.kind for failure in failures}
-    for kind in ("gate", "unreachable", "inconclusive"):
-        if kind in kinds:
-            return cast(FailureKind, kind)
-    return "gate"
+    order: tuple[FailureKind, ...] = ("gate", "unreachable", "inconclusive")
+    return next((kind for kind in order if kind in kinds), "gate")
 
 
 def failures_of(result: CallResult) -> list[Failure]:
@@ -80,12 +78,31 @@ def failures_of(result: CallResult) -> list[Failure]:
     return found
 
 
+class Hold(Protocol):
+    """Whether a HALT holds the run."""
+
+    @property
+    def epoch(self) -> int:
+        """How many HALTs there have been."""
+        ...
+
+    async def resumed(self) -> None:
+        """Wait until no HALT is in force."""
+        ...
+
+
 class Phases:
-    """Runs the agents of phases, and single agents outside them."""
+    """Runs the agents of phases, and single agents outside them. A HALT holds before the next operation."""
 
     def __init__(
-        self, roster: Sequence[RosterInfo], listed: Sequence[str], calls: AgentCalls, recorder: Recorder
-    ):
+        self,
+        roster: Sequence[RosterInfo],
+        listed: Sequence[str],
+        calls: AgentCalls,
+        recorder: Recorder,
+        hold: Hold,
+    ) -> None:
+        self._hold = hold
         self._roster = [info for info in roster if info.id in set(listed)]
         self._calls = calls
         self._recorder = recorder
@@ -162,11 +179,17 @@ class Phases:
     async def op(
         self, phase: Phase, info: RosterInfo, op: Op, *, params: dict[str, Any] | None = None
     ) -> CallResult:
-        """Call one operation."""
-        if _SERIAL in info.capabilities:
-            async with self._serial:
-                return await self._call(phase, info, op, params)
-        return await self._call(phase, info, op, params)
+        """Call one operation; one that a HALT cut off is called again after it."""
+        while True:
+            await self._hold.resumed()
+            epoch = self._hold.epoch
+            if _SERIAL in info.capabilities:
+                async with self._serial:
+                    result = await self._call(phase, info, op, params)
+            else:
+                result = await self._call(phase, info, op, params)
+            if result.status != "refused" or epoch == self._hold.epoch:
+                return result
 
     async def _call(
         self, phase: Phase, info: RosterInfo, op: Op, params: dict[str, Any] | None

@@ -1,0 +1,99 @@
+"""Gates around the canary: go/no-go recomputed before each step, the canary-phase agents under each step."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from cockpit.base.clock import Clock
+from cockpit.conductor.bake import Breach, Inconclusive
+from cockpit.conductor.phases import Failure, Phases, RosterInfo, failures_of
+from cockpit.conductor.recorder import Recorder
+from cockpit.journal.events import GoNoGoComputed, RequiredGates
+from cockpit.plan.model import Plan
+from cockpit.rpc.messages import GoNoGo
+from cockpit.rpc.validate import encode
+from cockpit.verdicts.gates import GateFacts, evaluate_required, owing_of
+from cockpit.verdicts.gonogo import compute
+
+_PROMOTION_PHASES = ("P0", "P1", "P2", "P3", "P4", "P5", "P6")
+
+
+def facts_for(plan: Plan, plan_sha256: str, roster: Sequence[RosterInfo], *, step: int = 0) -> GateFacts:
+    """Return what verdicts are held against: the plan's images, its digest, and who owes what by now."""
+    due: list[str] = [phase for phase in _PROMOTION_PHASES if phase in plan.phases]
+    if step > 1:
+        due.append("canary")
+    listed = set(plan.agents)
+    stepwise = frozenset(info.id for info in roster if "canary" in info.phases and info.id in listed)
+    return GateFacts(
+        images={service.name: service.image.digest for service in plan.services},
+        plan_sha256=plan_sha256,
+        required_gates=plan.required_gates,
+        owing=owing_of(roster, listed=plan.agents, due=due),
+        step=step,
+        stepwise=stepwise,
+    )
+
+
+class ReleaseGatekeeper:
+    """Computes the required gates and go/no-go from the journal's state."""
+
+    def __init__(
+        self,
+        plan: Plan,
+        plan_sha256: str,
+        roster: Sequence[RosterInfo],
+        phases: Phases,
+        recorder: Recorder,
+        clock: Clock,
+    ) -> None:
+        self._plan = plan
+        self._sha = plan_sha256
+        self._roster = roster
+        self._phases = phases
+        self._recorder = recorder
+        self._clock = clock
+
+    async def preflight(self, step: int) -> list[str]:
+        """Recompute go/no-go; return the reasons for a no-go, empty for a go."""
+        document = self.checklist(step)
+        blob = self._recorder.keep(encode(document))
+        facts = facts_for(self._plan, self._sha, self._roster, step=step)
+        outcome = evaluate_required(self._recorder.state(), facts, now=self._clock.now())
+        await self._recorder.record(RequiredGates(gates=dict(outcome.gates), reasons=dict(outcome.reasons)))
+        await self._recorder.record(
+            GoNoGoComputed(
+                go=document.go,
+                reasons=list(document.reasons),
+                headroom=dict(document.headroom),
+                blob=blob,
+                step=step,
+            )
+        )
+        return [] if document.go else list(document.reasons) or ["no-go"]
+
+    def checklist(self, step: int) -> GoNoGo:
+        """Compute the checklist of seed section 20 as of now."""
+        facts = facts_for(self._plan, self._sha, self._roster, step=step)
+        return compute(self._recorder.state(), self._plan, facts, now=self._clock.now())
+
+    async def record_gates(self) -> None:
+        """Record where the required gates stand, for what ends before the promotion."""
+        facts = facts_for(self._plan, self._sha, self._roster)
+        outcome = evaluate_required(self._recorder.state(), facts, now=self._clock.now())
+        await self._recorder.record_abort(
+            RequiredGates(gates=dict(outcome.gates), reasons=dict(outcome.reasons))
+        )
+
+    async def under_step(self, step: int) -> None:
+        """Have the canary-phase agents verify; raises Breach for what failed, Inconclusive for the untold."""
+        failures: list[Failure] = []
+        for info in self._phases.agents("canary"):
+            weight = self._plan.canary.steps[step - 1]
+            result = await self._phases.op("P6", info, "VERIFY", params={"step": step, "weight": weight})
+            failures += failures_of(result)
+        judged_bad = [failure.text for failure in failures if failure.kind == "gate"]
+        if judged_bad:
+            raise Breach(f"under step {step}: {'; '.join(judged_bad)}", gate="slo")
+        if failures:
+            raise Inconclusive(f"under step {step}: {'; '.join(failure.text for failure in failures)}")

@@ -1,0 +1,299 @@
+"""One release: lock, phases, promotion, and an ending that never leaves the canary where it was."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from cockpit.base.clock import Clock
+from cockpit.base.errors import BackendError, CockpitError, EffectRefused, JournalError, LockHeld
+from cockpit.base.tasks import alongside
+from cockpit.conductor.abort import Abort, Stable
+from cockpit.conductor.bake import Analyst, Breach, Inconclusive
+from cockpit.conductor.canary import Promotion, Wiring
+from cockpit.conductor.dag import DEPENDS, run_graph
+from cockpit.conductor.effects import EffectsGate
+from cockpit.conductor.ending import (
+    ApprovalMissing,
+    Ending,
+    PhaseFailed,
+    Stopped,
+    cause_text,
+    exit_before_traffic,
+    wire_reason,
+)
+from cockpit.conductor.gatekeeper import ReleaseGatekeeper
+from cockpit.conductor.lease import ReleaseLease
+from cockpit.conductor.people import People, Stop
+from cockpit.conductor.phases import Failure, Phases
+from cockpit.conductor.recorder import Recorder
+from cockpit.conductor.targets import Targets
+from cockpit.journal.events import Noted, RunResumed, WaiverRecorded
+from cockpit.plan.model import Plan
+from cockpit.rpc.messages import Phase
+
+_NOTARY, _QA, _CONDUCTOR, _COMMS = "A3", "A60", "A1", "A41"
+_LAST_IN_P6 = frozenset({_NOTARY, _QA, _CONDUCTOR, _COMMS})
+
+
+class Sealer(Protocol):
+    """Builds, signs and records evidence packs."""
+
+    async def seal(self, kind: str) -> str:
+        """Seal a pack of `kind` (promotion or closing); return why it could not be signed, or nothing."""
+        ...
+
+
+@dataclass(frozen=True)
+class Parts:
+    """What a release works with."""
+
+    plan: Plan
+    recorder: Recorder
+    clock: Clock
+    lease: ReleaseLease
+    effects: EffectsGate
+    targets: Targets
+    abort_targets: Targets
+    """The same objects through a client of its own that is already connected."""
+    analyst: Analyst
+    people: People
+    phases: Phases
+    gatekeeper: ReleaseGatekeeper
+    sealer: Sealer
+
+
+class Release:
+    """Takes one release through its phases, or aborts one that was left behind."""
+
+    def __init__(self, parts: Parts) -> None:
+        self._p = parts
+        self._promotion = Promotion(
+            Wiring(
+                effects=parts.effects,
+                targets=parts.targets,
+                analyst=parts.analyst,
+                gatekeeper=parts.gatekeeper,
+                recorder=parts.recorder,
+                plan=parts.plan,
+                clock=parts.clock,
+                resumed=parts.people.resumed,
+                undecided=self._undecided,
+            )
+        )
+        self._abort = Abort(
+            effects=parts.effects,
+            targets=parts.abort_targets,
+            observer=parts.analyst,
+            recorder=parts.recorder,
+            plan=parts.plan,
+            clock=parts.clock,
+        )
+
+    async def run(self) -> Ending:
+        """Run the release to its end. Raises nothing but cancellation."""
+        error: BaseException | None = None
+        try:
+            await self._prepare()
+            await self._until_stopped(self._forward)
+        except Exception as caught:  # noqa: BLE001 - every error must end in the right exit and, maybe, an abort
+            error = caught
+        self._p.people.over()
+        if error is None:
+            return await self._end(Ending(0, f"{self._p.plan.target_version} carries all traffic"))
+        if not self._p.effects.prod_touched:
+            return await self._end(Ending(exit_before_traffic(error), cause_text(error)))
+        return await self._roll_back(error)
+
+    async def abort_only(self, reason: str) -> Ending:
+        """Take up a run whose conductor ended: look at the world and undo what may have been done."""
+        state = self._p.recorder.state()
+        await self._p.recorder.record_abort(RunResumed(reason=reason, into="abort"))
+        moved = state.canary.moved
+        try:
+            await self._p.lease.acquire()
+        except LockHeld as error:
+            return await self._end(Ending(21 if moved else 60, cause_text(error)))
+        except (BackendError, JournalError) as error:
+            # An abort does not need the lease to be told: it is refused by a foreign fence alone.
+            self._p.recorder.note(Noted(level="error", text=f"the release lock could not be taken: {error}"))
+        if state.canary.released:
+            return await self._end(Ending(0, "released before the conductor ended"))
+        stable = Stable(dict(state.canary.stable_replicas), dict(state.canary.stable_images))
+        if not stable.replicas:
+            # No promotion had begun: nothing of prod was changed but the fence annotation.
+            return await self._end(Ending(30, reason))
+        async with alongside(self._p.lease.keep()):
+            verified = await self._abort.run("crash", reason, "supervisor", stable)
+        if not verified:
+            return await self._end(Ending(21, reason))
+        return await self._end(Ending(20 if moved else 30, reason))
+
+    # -- forward --------------------------------------------------------------------------------------
+
+    async def _prepare(self) -> None:
+        plan = self._p.plan
+        for waiver in plan.waivers:
+            await self._p.recorder.record(
+                WaiverRecorded(what=waiver.what, owner=waiver.owner, reason=waiver.reason)
+            )
+        waived = {waiver.what for waiver in plan.waivers}
+        if "approvals" not in waived:
+            raise ApprovalMissing(
+                "the plan needs approvals, which this version cannot take",
+                hint="waive them in the plan, with owner and reason",
+            )
+        if "standby" not in waived:
+            raise PhaseFailed(
+                [Failure("gate", "a plan for prod needs a standby, or a waiver of it with owner and reason")]
+            )
+        if plan.window_utc.end <= self._p.clock.now():
+            raise EffectRefused(f"the release window ended at {plan.window_utc.end}", reason="window")
+        await self._p.lease.acquire()
+
+    async def _until_stopped(self, work: Callable[[], Awaitable[None]]) -> None:
+        """Do the work until it ends, a person stops it, or the lock is lost."""
+        async with (
+            alongside(self._p.lease.keep()) as keeping,
+            alongside(self._p.people.watch_halts()),
+            alongside(self._p.people.stopped()) as stopped,
+            alongside(_run(work)) as working,
+        ):
+            await asyncio.wait((working, stopped, keeping), return_when=asyncio.FIRST_COMPLETED)
+            if stopped.done():
+                working.cancel()
+                await asyncio.wait((working,))
+                raise Stopped(stopped.result())
+            if keeping.done():
+                working.cancel()
+                await asyncio.wait((working,))
+                raise EffectRefused("the release lock was lost", reason="fence")
+            await working
+
+    async def _forward(self) -> None:
+        for kind, name in self._p.targets.names():
+            await self._p.effects.forward(
+                "stamp",
+                f"{kind.plural}/{name}",
+                lambda kind=kind, name=name: self._p.targets.stamp(kind, name),  # type: ignore[misc]
+                env=self._p.plan.environment,
+                by=_CONDUCTOR,
+                detail=f"fence {self._p.lease.fence}",
+            )
+        failures: list[Failure] = []
+
+        async def work(phase: str) -> bool:
+            name: Phase = phase  # type: ignore[assignment]
+            found = await (self._release_train() if phase == "P6" else self._p.phases.run(name))
+            failures.extend(found)
+            return not found
+
+        failed = await run_graph(DEPENDS, self._p.plan.phases, work)
+        if failed:
+            raise PhaseFailed(failures)
+
+    async def _release_train(self) -> list[Failure]:
+        """P6: risks and the rest, start message, the signed pack, its check, go/no-go, canary."""
+        phases = self._p.phases
+        await phases.start("P6")
+        agents = {info.id: info for info in phases.agents("P6")}
+        failures = await phases.side_by_side(
+            "P6", [info for info in agents.values() if info.id not in _LAST_IN_P6]
+        )
+        for agent, params in ((_COMMS, {"macro": "start"}), (_NOTARY, {"pack": "promotion"})):
+            if not failures and agent in agents:
+                failures = await phases.all_ops("P6", agents[agent], params=params)
+        if not failures:
+            pending = await self._p.sealer.seal("promotion")
+            if pending:
+                failures = [Failure("unreachable", f"the promotion pack is not signed: {pending}")]
+        for agent in (_QA, _CONDUCTOR):
+            if not failures and agent in agents:
+                failures = await phases.all_ops("P6", agents[agent], params={"pack": "promotion"})
+        if not failures:
+            await self._promote()
+        await phases.end("P6", failures)
+        return failures
+
+    async def _promote(self) -> None:
+        await self._promotion.run()
+        await self._tell("ga")
+
+    async def _undecided(self, doubt: Inconclusive) -> None:
+        """Ask a person whether to try the step again; unattended, and when nobody answers, roll back."""
+        answer, by = await self._p.people.ask(
+            f"The step is inconclusive: {doubt}. Roll back, or look again?",
+            ("rollback", "retry"),
+            otherwise="rollback",
+        )
+        if answer != "retry":
+            if by in ("--auto", "bound"):
+                raise doubt
+            raise Stopped(Stop("inconclusive", f"inconclusive, rolled back by {by}: {doubt}", by))
+
+    # -- endings --------------------------------------------------------------------------------------
+
+    async def _roll_back(self, error: BaseException) -> Ending:
+        cause = cause_text(error)
+        if isinstance(error, Breach) and error.critical:
+            # Seed section 8: a critical breach does not ask; nothing forward goes out any more.
+            self._p.people.halt(_CONDUCTOR, "critical", cause)
+        self._p.people.over()
+        by = error.stop.by if isinstance(error, Stopped) else _CONDUCTOR
+        reason = wire_reason(error)
+        # The lease goes on being renewed; an abort does not stop when that fails.
+        async with alongside(self._p.lease.keep()):
+            verified = await self._abort.run(reason, cause, by, self._promotion.stable)
+        await self._tell("breach", gate=error.gate if isinstance(error, Breach) else reason)
+        if not verified:
+            return await self._end(Ending(21, cause))
+        code = 20 if self._p.effects.prod_shifted else exit_before_traffic(error)
+        return await self._end(Ending(code, cause))
+
+    async def _tell(self, macro: str, **params: str) -> None:
+        """Have a macro of seed section 13 posted; a message that cannot be sent never holds a release up."""
+        comms = [info for info in self._p.phases.agents("P6") if info.id == _COMMS]
+        state = self._p.recorder.state()
+        for info in comms:
+            step = {"step": state.canary.step, "weight": state.canary.target}
+            await self._p.phases.op("P6", info, "APPLY", params={"macro": macro, **step, **params})
+
+    async def _end(self, ending: Ending) -> Ending:
+        """Sign what there is, seal the closing pack and give the lock back; trouble here is recorded."""
+        try:
+            for info in self._p.phases.agents("P6"):
+                if info.id == _NOTARY:
+                    await self._p.phases.op("P6", info, "EVIDENCE", params={"pack": "closing"})
+            await self._p.recorder.write_head("closing")
+            await self._p.sealer.seal("closing")
+            for info in self._p.phases.agents("P6"):
+                if info.id == _QA:
+                    await self._p.phases.op("P6", info, "EVIDENCE", params={"pack": "closing"})
+        except (CockpitError, OSError) as error:
+            self._p.recorder.note(Noted(level="error", text=f"closing: {cause_text(error)}"))
+        await self._p.lease.release()
+        return ending
+
+
+async def _run(work: Callable[[], Awaitable[None]]) -> None:
+    await work()
+
+
+def reduced_reasons(plan: Plan, roster_gates: Sequence[str], owing: dict[str, tuple[str, ...]]) -> list[str]:
+    """Return why a plan proves less than a whole release (gates.md): missing gates, phases, owing agents."""
+    reasons = []
+    missing = [gate for gate in roster_gates if gate not in plan.required_gates]
+    if missing:
+        reasons.append(f"gates not required: {', '.join(missing)}")
+    phases = [phase for phase in DEPENDS if phase not in plan.phases]
+    if phases:
+        reasons.append(f"phases left out: {', '.join(phases)}")
+    agents = sorted(
+        {agent for agents in owing.values() for agent in agents if agent not in plan.agents},
+        key=lambda agent: (agent[0], int(agent[1:])),
+    )
+    if agents:
+        reasons.append(f"agents left out that owe a verdict: {', '.join(agents)}")
+    return reasons
