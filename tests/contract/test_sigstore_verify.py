@@ -89,12 +89,12 @@ def test_good_bundles_hold(signed: Signed) -> None:
     assert statement["predicate"] == {"a": 1}
 
 
-@pytest.mark.parametrize("which", ["message", "statement"])
-def test_a_flipped_bit_in_any_byte_is_noticed(signed: Signed, which: str) -> None:
+@pytest.mark.parametrize(("which", "bits"), [("message", 2), ("statement", 1)])
+def test_a_flipped_bit_in_any_byte_is_noticed(signed: Signed, which: str, bits: int) -> None:
     bundle: bytes = getattr(signed, which)
     chance = random.Random(20250923)
     for position in range(len(bundle)):
-        for bit in chance.sample(range(8), 2):
+        for bit in chance.sample(range(8), bits):
             assert not passed(signed.check(flip(bundle, position, bit))), (position, bit)
 
 
