@@ -1,0 +1,217 @@
+"""The action registry: what a person can do, by which key. Keys, key bar, palette and help come from it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+Scope = Literal["live", "replay", "both"]
+Group = Literal["stop", "release", "move", "replay", "screen"]
+
+
+@dataclass(frozen=True, slots=True)
+class Action:
+    """Something a person can do.
+
+    `keys` are names as Textual knows them; the first is shown as `shown`. `danger` marks what changes the
+    release. `bar` orders the key bar: 1 comes first and stays longest when space is short, 0 is not on it.
+    """
+
+    id: str
+    keys: tuple[str, ...]
+    shown: str
+    label: str
+    help: str
+    scope: Scope = "both"
+    group: Group = "screen"
+    danger: bool = False
+    bar: int = 0
+    everywhere: bool = False
+    """Whether the keys also work over a dialogue."""
+
+    def in_mode(self, mode: str) -> bool:
+        """Tell whether the action belongs to a mode (live, follow or replay)."""
+        return self.scope == "both" or (self.scope == "replay") == (mode == "replay")
+
+
+ACTIONS: tuple[Action, ...] = (
+    Action(
+        "halt",
+        ("H",),
+        "H",
+        "HALT",
+        "Stop at once: nothing forward goes out, traffic stays. One key press; the reason is asked after.",
+        group="stop",
+        danger=True,
+        bar=1,
+        everywhere=True,
+    ),
+    Action(
+        "halt_always",
+        ("f9",),
+        "F9",
+        "HALT while typing",
+        "The same as H, and it works inside text fields too.",
+        group="stop",
+        danger=True,
+    ),
+    Action(
+        "rollback",
+        ("R",),
+        "R",
+        "ROLLBACK",
+        "Take the release back: shows consequence and feasibility; y confirms; the reason is asked after.",
+        group="stop",
+        danger=True,
+        bar=2,
+        everywhere=True,
+    ),
+    Action(
+        "decide",
+        ("d",),
+        "d",
+        "Decide",
+        "Answer what waits for a person: after a HALT roll back, resume or stay; else the question asked.",
+        scope="live",
+        group="stop",
+        bar=3,
+    ),
+    Action(
+        "break_glass",
+        ("B",),
+        "B",
+        "Break-glass",
+        "Override a gate under witness. Not built yet: it arrives with approvals.",
+        group="stop",
+        danger=True,
+        bar=12,
+    ),
+    Action(
+        "note",
+        ("n",),
+        "n",
+        "Note",
+        "Write a remark into the journal.",
+        scope="live",
+        group="release",
+        bar=9,
+    ),
+    Action(
+        "alerts",
+        ("a", "exclamation_mark"),
+        "a",
+        "Alerts",
+        "Everything that needs attention: errors, gaps, unknown effects, fallback commands, waivers.",
+        group="release",
+        bar=8,
+    ),
+    Action(
+        "play",
+        ("space",),
+        "space",
+        "Play/pause",
+        "Play or pause the recording.",
+        scope="replay",
+        group="replay",
+        bar=3,
+    ),
+    Action(
+        "step_forward",
+        ("full_stop",),
+        ".",
+        "Step",
+        "One record forward.",
+        scope="replay",
+        group="replay",
+        bar=4,
+    ),
+    Action(
+        "step_back",
+        ("comma",),
+        ",",
+        "Back",
+        "One record back.",
+        scope="replay",
+        group="replay",
+        bar=5,
+    ),
+    Action(
+        "seek_forward", ("right",), "→", "10 s on", "Ten seconds forward.", scope="replay", group="replay"
+    ),
+    Action("seek_back", ("left",), "←", "10 s back", "Ten seconds back.", scope="replay", group="replay"),
+    Action("seek_start", ("home",), "home", "Start", "To the first record.", scope="replay", group="replay"),
+    Action("seek_end", ("end",), "end", "End", "To the last record.", scope="replay", group="replay"),
+    Action(
+        "faster",
+        ("plus", "equals_sign"),
+        "+",
+        "Faster",
+        "Play faster, up to max.",
+        scope="replay",
+        group="replay",
+        bar=9,
+    ),
+    Action(
+        "slower",
+        ("minus",),
+        "-",
+        "Slower",
+        "Play slower, down to ½×.",
+        scope="replay",
+        group="replay",
+        bar=10,
+    ),
+    Action(
+        "seek_break",
+        ("x",),
+        "x",
+        "To the break",
+        "Where the chain is broken, if verification found a break.",
+        scope="replay",
+        group="replay",
+        bar=11,
+    ),
+    Action("pane_next", ("tab",), "tab", "Next pane", "Move to the next pane.", group="move"),
+    Action(
+        "pane_previous", ("shift+tab",), "⇧tab", "Previous pane", "Move to the previous pane.", group="move"
+    ),
+    Action(
+        "pane_1", ("1",), "1", "Canary", "To the canary (in a small terminal: the flight tab).", group="move"
+    ),
+    Action("pane_2", ("2",), "2", "Burn rate", "To the burn rate.", group="move"),
+    Action("pane_3", ("3",), "3", "Gates", "To the gates.", group="move"),
+    Action("pane_4", ("4",), "4", "Agents", "To the agents.", group="move"),
+    Action("pane_5", ("5",), "5", "Journal", "To the journal's tail.", group="move"),
+    Action("pane_6", ("6",), "6", "Phases", "To the phases.", group="move"),
+    Action("up", ("up", "k"), "↑", "Up", "One row up.", group="move"),
+    Action("down", ("down", "j"), "↓", "Down", "One row down.", group="move"),
+    Action("page_up", ("pageup",), "pgup", "Page up", "One page up.", group="move"),
+    Action("page_down", ("pagedown",), "pgdn", "Page down", "One page down.", group="move"),
+    Action("top", ("g",), "g", "First", "To the first row.", group="move"),
+    Action(
+        "bottom", ("G",), "G", "Last", "To the last row; in the journal: follow what comes.", group="move"
+    ),
+    Action("open", ("enter",), "enter", "Open", "Show all about the selected row.", group="move", bar=6),
+    Action("back", ("escape",), "esc", "Back", "Leave a view, or clear the filter.", group="move"),
+    Action(
+        "filter",
+        ("slash",),
+        "/",
+        "Filter",
+        "Show only rows of the journal or the agents that contain a text.",
+        bar=7,
+    ),
+    Action(
+        "theme", ("t",), "t", "Theme", "Next theme: dark, light, colour-blind safe, high contrast.", bar=13
+    ),
+    Action("palette", ("colon", "ctrl+p"), ":", "Palette", "Find any of these actions by name.", bar=11),
+    Action("help", ("question_mark", "f1"), "?", "Help", "Show this list.", bar=5),
+    Action("leave", ("q", "ctrl+q", "ctrl+c"), "q", "Leave", "Leave the screen. The release goes on.", bar=4),
+)
+
+BY_ID: dict[str, Action] = {action.id: action for action in ACTIONS}
+
+
+def bar_actions(mode: str) -> list[Action]:
+    """Return the actions of the key bar in a mode, most important first."""
+    return sorted((action for action in ACTIONS if action.bar and action.in_mode(mode)), key=lambda a: a.bar)

@@ -1,0 +1,77 @@
+"""Reading a recording in the background: first its events up to any break, then verifying all of it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import msgspec
+
+from cockpit.base.errors import CockpitError
+from cockpit.journal.events import AnyEvent
+from cockpit.journal.reader import JOURNAL_NAME, Block, read_blocks
+from cockpit.journal.upcast import decode
+from cockpit.journal.verify import verify_journal
+from cockpit.screens.view import Chain
+
+
+class _Window(msgspec.Struct):
+    factor: float
+
+
+class _Burn(msgspec.Struct):
+    windows: list[_Window]
+
+
+class _Canary(msgspec.Struct):
+    burn: _Burn
+
+
+class _Plan(msgspec.Struct):
+    canary: _Canary
+
+
+def read_recording(run_dir: Path, take: Callable[[list[AnyEvent]], object]) -> Chain:
+    """Hand over the events block by block up to the first unreadable one; then say what verification found.
+
+    Runs in a thread. Raises nothing: whatever is wrong is the verdict.
+    """
+    seq, wrong = 0, ""
+    try:
+        for block in read_blocks(run_dir / JOURNAL_NAME):
+            if not isinstance(block, Block):
+                break
+            events: list[AnyEvent] = []
+            for line in block.lines:
+                try:
+                    events.append(decode(line))
+                except CockpitError as error:
+                    wrong = error.what
+                    break
+            take(events)
+            seq += len(events)
+            if wrong:
+                break
+        report = verify_journal(run_dir)
+    except CockpitError as error:
+        return Chain("broken", seq, wrong or error.what)
+    first = min(
+        (problem for problem in report.problems if problem.seq >= 0), key=lambda p: p.seq, default=None
+    )
+    if first is not None and (not wrong or first.seq <= seq):
+        return Chain("broken", first.seq, first.what)
+    if wrong:
+        return Chain("broken", seq, wrong)
+    if not report.ok:
+        return Chain("broken", -1, "; ".join(problem.what for problem in report.problems[:3]))
+    closed = "" if report.closed else "; the recording is not closed"
+    return Chain("verified", -1, f"{report.records} records, {report.heads_checked} signed heads{closed}")
+
+
+def firing_factors(plan: bytes) -> tuple[float, ...]:
+    """Return the burn rates at which the alert fires from a stored plan (JSON); none when there are none."""
+    try:
+        stored = msgspec.json.decode(plan, type=_Plan)
+    except msgspec.DecodeError:
+        return ()
+    return tuple(sorted({window.factor for window in stored.canary.burn.windows}))

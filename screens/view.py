@@ -1,0 +1,86 @@
+"""What the panes paint: one frozen view of the run, made at most ten times a second."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+from typing import Literal
+
+from cockpit.journal.projection import Projection
+from cockpit.journal.state import ReleaseState
+from cockpit.screens.look import seconds_of, span
+
+Mode = Literal["live", "follow", "replay"]
+Checked = Literal["as read", "unverified", "verified", "broken"]
+
+
+@dataclass(frozen=True, slots=True)
+class Chain:
+    """How far the journal can be trusted: `as read` (live: each link is checked as it comes), or the verdict.
+
+    `seq` is the first record that cannot be trusted when broken.
+    """
+
+    checked: Checked = "as read"
+    seq: int = -1
+    text: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Sent:
+    """A command on its way: what was sent, how long ago (seconds), and what went wrong, if anything."""
+
+    kind: str
+    age: float
+    trouble: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Desk:
+    """What this screen can do to the release. `reason` says why it cannot, when it cannot."""
+
+    control: bool = False
+    reason: str = "this screen was opened without control"
+    attached: bool = False
+    sent: tuple[Sent, ...] = ()
+    run_dir: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Playback:
+    """Where a replay stands; times in Unix seconds."""
+
+    position: int
+    length: int
+    begin: float
+    finish: float
+    playing: bool
+    speed: float
+    loading: bool = False
+
+    @property
+    def speed_word(self) -> str:
+        """The speed as people write it."""
+        return "max" if math.isinf(self.speed) else f"{self.speed:g}×"
+
+
+@dataclass(frozen=True, slots=True)
+class View:
+    """Everything a pane may look at. `now` is Unix seconds: the wall clock, or the moment replayed."""
+
+    state: ReleaseState
+    projection: Projection
+    now: float
+    mode: Mode = "live"
+    chain: Chain = field(default_factory=Chain)
+    desk: Desk = field(default_factory=Desk)
+    playback: Playback | None = None
+    factors: tuple[float, ...] = ()
+    """Burn rates at which the alert fires, from the plan; empty when it cannot be read."""
+    trouble: str = ""
+    """Why the journal cannot be read at present."""
+
+    def age(self, at: str) -> str:
+        """Return how old something recorded at `at` is, in words; `no data` when there is none."""
+        moment = seconds_of(at)
+        return "no data" if moment is None else f"{span(self.now - moment)} ago"
