@@ -6,19 +6,21 @@ column differs are the lines looked at one by one, to say which is wrong.
 
 from __future__ import annotations
 
-import hashlib
 from binascii import hexlify
+from functools import lru_cache
+from hashlib import sha256
 from operator import itemgetter
+from struct import Struct
 from typing import NamedTuple
 
 from cockpit.base.errors import ChainBroken
 from cockpit.journal.chain import AT_LENGTH, GENESIS, PREV_END, PREV_START, at_of, prev_of, seq_of
 
-_PREVS = itemgetter(slice(PREV_START, PREV_END))
-_OPENS = itemgetter(slice(0, PREV_START))
+_OPEN, _SEQ, _AT = b'{"prev":"', b'","seq":', b',"at":"'
 _MASK = bytes.maketrans(b"123456789", b"0" * 9)
 _AT_SHAPE = b'0000-00-00T00:00:00.000000Z","type":"'
-_SEQ_COLUMN = b'","seq":%d,"at":"'
+_SMALL = [b"%d" % number for number in range(1000)]
+_THREE = [b"%03d" % number for number in range(1000)]
 
 
 class Fault(NamedTuple):
@@ -42,7 +44,7 @@ class Links:
     def check(self, lines: list[bytes], *, where: str = "journal") -> list[bytes]:
         """Check complete lines and return their leaf hashes; raises ChainBroken and stays as it was."""
         before = (self.seq, self.prev, self.at)
-        digests = [hashlib.sha256(b"\x00" + line).digest() for line in lines]
+        digests = [sha256(b"\x00" + line).digest() for line in lines]
         if not self._columns_fit(lines, digests):
             self.seq, self.prev, self.at = before
             faults = Links(*before).faults(lines)
@@ -57,32 +59,41 @@ class Links:
         return digests
 
     def _columns_fit(self, lines: list[bytes], digests: list[bytes]) -> bool:
-        if not lines:
-            return True
-        hashes = hexlify(b"".join(digests))
-        if b"".join(map(_PREVS, lines)) != self.prev + hashes[:-64]:
-            return False
-        if b"".join(map(_OPENS, lines)) != b'{"prev":"' * len(lines):
-            return False
-        start = 0
-        while start < len(lines):
-            # Columns have one width as long as the sequence numbers have the same count of digits.
-            digits = len(str(self.seq))
-            stop = min(len(lines), start + 10**digits - self.seq)
-            if not self._run_fits(lines[start:stop], digits):
+        hashes = self.prev + hexlify(b"".join(digests))
+        done = 0
+        while done < len(lines):
+            count = min(len(lines) - done, _same_until(self.seq) - self.seq)
+            run = lines if count == len(lines) else lines[done : done + count]
+            if not self._run_fits(run, hashes[64 * done : 64 * (done + count)]):
                 return False
-            start = stop
+            done += count
         self.prev = hashes[-64:]
         return True
 
-    def _run_fits(self, lines: list[bytes], digits: int) -> bool:
+    def _run_fits(self, lines: list[bytes], hashes: bytes) -> bool:
+        """Check lines whose numbers differ in the last three digits only: headers of equal length."""
         count = len(lines)
-        at_start = PREV_END + digits + 15
-        seqs = itemgetter(slice(PREV_END, at_start))
-        if b"".join(map(seqs, lines)) != (_SEQ_COLUMN * count) % tuple(range(self.seq, self.seq + count)):
+        digits = b"%d" % self.seq
+        at_start = PREV_END + len(digits) + 15
+        width = at_start + len(_AT_SHAPE)
+        # One slice a line, then all headers side by side, where byte i of each is `headers[i::width]`.
+        headers = b"".join(map(itemgetter(slice(0, width)), lines))
+        if len(headers) != width * count:
             return False
-        times = list(map(itemgetter(slice(at_start, at_start + len(_AT_SHAPE))), lines))
-        if b"".join(times).translate(_MASK) != _AT_SHAPE * count or sorted(times) != times:
+        fields = _prevs_and_times(headers, at_start)
+        times = fields[1::2]
+        if b"".join(fields[::2]) != hashes:
+            return False
+        seq_end = PREV_END + 8 + len(digits)
+        for start, text in ((0, _OPEN), (PREV_END, _SEQ), (PREV_END + 8, digits[:-3]), (seq_end, _AT)):
+            for column, byte in enumerate(text, start):
+                if headers[column::width] != bytes((byte,)) * count:
+                    return False
+        numbers, size = _last_digits(self.seq, count)
+        for column in range(size):
+            if headers[seq_end - size + column :: width] != numbers[column::size]:
+                return False
+        if b"".join(times).translate(_MASK) != _AT_SHAPE * count or times != sorted(times):
             return False
         if times[0][:AT_LENGTH] < self.at:
             return False
@@ -99,7 +110,7 @@ class Links:
                 found.append(Fault(index, self.seq, wrong))
             said = seq_of(line)
             self.seq = (said if said >= 0 else self.seq) + 1
-            self.prev = hexlify(hashlib.sha256(b"\x00" + line).digest())
+            self.prev = hexlify(sha256(b"\x00" + line).digest())
             self.at = max(self.at, at_of(line))
         return found
 
@@ -114,3 +125,33 @@ class Links:
         if at < self.at:
             return "its time lies before that of the record before it"
         return ""
+
+
+def _same_until(seq: int) -> int:
+    """Return the first number after `seq` that has more digits or another count of thousands."""
+    return 10 ** len(str(seq)) if seq < 1000 else seq - seq % 1000 + 1000
+
+
+def _last_digits(seq: int, count: int) -> tuple[bytes, int]:
+    """Return the last (up to three) digits of `count` numbers from `seq` on, and how many of each."""
+    low = seq % 1000
+    numbers = (_SMALL if seq < 1000 else _THREE)[low : low + count]
+    return b"".join(numbers), len(numbers[0])
+
+
+def _prevs_and_times(headers: bytes, at_start: int) -> list[bytes]:
+    """Return, in turn, `prev` and the time with what follows it, of headers side by side."""
+    one, many = _layout(at_start)
+    cut = len(headers) - len(headers) % many.size
+    fields: list[bytes] = []
+    for layout, part in ((many, headers[:cut]), (one, headers[cut:])):
+        for row in layout.iter_unpack(part):
+            fields += row
+    return fields
+
+
+@lru_cache(maxsize=32)
+def _layout(at_start: int) -> tuple[Struct, Struct]:
+    """Return the layout of one header and that of 64."""
+    one = f"{PREV_START}x{PREV_END - PREV_START}s{at_start - PREV_END}x{len(_AT_SHAPE)}s"
+    return Struct(one), Struct(one * 64)

@@ -9,6 +9,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import msgspec
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from cockpit.journal.base import Event
 from cockpit.journal.chain import GENESIS, MerkleTree, leaf_hash, splice
@@ -28,7 +29,7 @@ class Closed(Event, frozen=True, tag="run.closed.v1"):
 
 
 decode = msgspec.json.Decoder(Noted | Closed).decode
-KEY = RunKey.generate()
+KEY = RunKey(Ed25519PrivateKey.from_private_bytes(bytes(range(32))))  # the same in every test process
 ORIGIN = "cockpit/20250923T080000Z-abcdef"
 
 
