@@ -25,7 +25,7 @@ pinned(image) if regex.match(`^[^@\s]+@sha256:[0-9a-f]{64}$`, image)
 deny contains message if {
 	some one in input.images
 	not pinned(one.image)
-	message := sprintf("plan: the image of %s is a mutable reference", [object.get(one, "service", "(unnamed)")])
+	message := sprintf("plan: the image of %s is a mutable reference", [service_of(one)])
 }
 
 deny contains message if {
@@ -34,8 +34,17 @@ deny contains message if {
 	message := sprintf("%s: container %s runs a mutable image reference", [one.where, one.name])
 }
 
+# Not object.get with a text as default: the embedded engine gives that text back with its quotes.
+name_of(holder) := holder.name if {
+	is_string(holder.name)
+} else := "unnamed"
+
+service_of(image) := image.service if {
+	is_string(image.service)
+} else := "unnamed"
+
 # A message that needs a missing name would be undefined, and an undefined denial denies nothing.
-workloads contains {"name": object.get(object.get(one, "metadata", {}), "name", "(unnamed)"), "object": one} if {
+workloads contains {"name": name_of(object.get(one, "metadata", {})), "object": one} if {
 	some one in input.deployments
 }
 
@@ -87,7 +96,7 @@ deny contains message if {
 
 containers contains {
 	"where": one.name,
-	"name": object.get(container, "name", "(unnamed)"),
+	"name": name_of(container),
 	"container": container,
 } if {
 	some one in workloads

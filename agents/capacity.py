@@ -1,0 +1,175 @@
+"""Performance: the Capacity Oracle (A27), headroom by stepped load or by utilisation."""
+
+from __future__ import annotations
+
+import asyncio
+import math
+import sys
+from typing import Any
+
+import msgspec
+
+from cockpit.agentkit.context import Context
+from cockpit.agents.asking import ask
+from cockpit.agents.common import GateAgent, Measured, judge, reason_of, summary, write_json
+from cockpit.agents.performance import figures, load_paths, load_query, place, prod_refused
+from cockpit.backends.load import LoadProfile
+from cockpit.base.errors import BackendError, BackendGarbage, BackendUnreachable
+from cockpit.rpc.messages import Artifact
+from cockpit.verdicts.questions import window_text
+from cockpit.verdicts.rules.load_result import LoadResult
+
+FACTORS = (1.0, 1.25, 1.5, 2.0)
+"""Steps of the curve, as multiples of the baseline rate."""
+
+_SATURATED = 0.9  # below this share of good answers in time, more load shows nothing new
+_PLOT_DEADLINE = 30.0
+
+BUSY = (
+    'sum by (service) (rate(worker_busy_seconds_total{{namespace="{namespace}",track="{track}"}}[{window}]))'
+)
+WORKERS = 'sum by (service) (worker_count{{namespace="{namespace}",track="{track}"}})'
+"""Utilisation as services expose it: seconds their workers were busy, and how many workers there are."""
+
+
+class CapacityOracle(GateAgent):
+    """A27: how much more each service could carry; what counts is the lower bound."""
+
+    gate = "perf"
+    phase_gate = "perf"
+
+    def needs(self, context: Context) -> str:
+        """Need the metrics under a canary step, the load generator else."""
+        if context.step:
+            _ = context.metrics
+            return "compute each service's headroom from its utilisation"
+        load = place(context)
+        return f"raise the load on {load.environment} in {len(FACTORS)} steps until services saturate"
+
+    def blocked(self, context: Context) -> str:
+        """Refuse prod for load."""
+        return "" if context.step else prod_refused(context)
+
+    async def measure(self, context: Context) -> Measured:
+        """Measure by the way that fits the moment."""
+        return await (self._utilisation(context) if context.step else self._curve(context))
+
+    async def _utilisation(self, context: Context) -> Measured:
+        plan = context.plan
+        fill = {
+            "namespace": plan.targets.kubernetes.namespace,
+            "track": "canary",
+            "window": window_text(plan.canary.bake),
+        }
+        texts = {"busy": BUSY.format(**fill), "workers": WORKERS.format(**fill)}
+        asked = await ask(context, texts, window_s=plan.canary.bake)
+        params = {
+            "threshold": _threshold(context),
+            "services": [one.name for one in plan.services],
+            "now": asked.now,
+            "max_sample_age": plan.canary.max_sample_age,
+        }
+        verdict = judge(
+            context,
+            self.gate,
+            self.phase_gate,
+            "headroom_utilisation",
+            asked.answers,
+            params,
+            asked.queries,
+        )
+        document = {"about": f"canary, step {context.step}", "verdict": summary(verdict)}
+        artifact = write_json(context, f"perf/headroom_step_{context.step}.json", document)
+        return Measured((verdict,), (artifact,), reason_of((verdict,)))
+
+    async def _curve(self, context: Context) -> Measured:
+        load = place(context)
+        paths = load_paths(context.plan)
+        # The steps together must leave room in the agent's deadline.
+        seconds = min(load.seconds, context.plan.agent_deadline * 0.5 / len(FACTORS))
+        results: dict[str, LoadResult] = {}
+        for number, factor in enumerate(FACTORS):
+            name = f"step_{number}"
+            profile = LoadProfile(name, load.baseline_rps * factor, seconds, paths)
+            results[name] = await context.load.run(profile)
+            if _saturated(results[name]):
+                break
+        verdict = judge(
+            context,
+            self.gate,
+            self.phase_gate,
+            "headroom_load",
+            {name: result.raw for name, result in results.items()},
+            {
+                "threshold": _threshold(context),
+                "target_rps": load.baseline_rps,
+                "services": list(load.services),
+                "steps": list(results),
+                "min_requests": 1,
+            },
+            {name: load_query(context, result) for name, result in results.items()},
+            env=load.environment,
+        )
+        points = [{"rps": one.rps, "services": figures(one)} for one in results.values()]
+        artifacts = [
+            write_json(
+                context,
+                "perf/headroom.json",
+                {
+                    "target_rps_per_service": load.baseline_rps,
+                    "uncertainty": "lower bound: best rate of good answers less two standard deviations",
+                    "saturated": _saturated(list(results.values())[-1]),
+                    "steps": points,
+                    "verdict": summary(verdict),
+                },
+            )
+        ]
+        notes = reason_of((verdict,))
+        try:
+            artifacts.append(await _plot(context, points))
+        except BackendError as error:
+            # The picture illustrates; the figures above are the evidence.
+            notes += f"; the curve could not be drawn: {error}"
+        return Measured((verdict,), tuple(artifacts), notes)
+
+
+def _threshold(context: Context) -> str:
+    return f"headroom>={context.plan.headroom_target:.12g}"
+
+
+def _saturated(result: LoadResult) -> bool:
+    # Every service: as long as one still answers in time, the next step says more about it.
+    return all(one.good_in_window < _SATURATED * one.intended for one in result.services)
+
+
+async def _plot(context: Context, points: list[dict[str, Any]]) -> Artifact:
+    """Draw the curve in a child process: matplotlib is slow to load and heavy to keep."""
+    series: dict[str, dict[str, list[float]]] = {}
+    for point in points:
+        for service, values in point["services"].items():
+            one = series.setdefault(service, {"rps": [], "good_rps": [], "p95_ms": []})
+            one["rps"].append(point["rps"])
+            one["good_rps"].append(values["good_rps"])
+            one["p95_ms"].append(math.nan if values["p95_ms"] is None else values["p95_ms"])
+    request = msgspec.json.encode({"version": context.plan.target_version, "series": series})
+    process = await asyncio.create_subprocess_exec(
+        sys.executable,
+        "-I",
+        "-m",
+        "cockpit.agents.curve_plot",
+        stdin=asyncio.subprocess.PIPE,
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.DEVNULL,
+    )
+    try:
+        async with asyncio.timeout(_PLOT_DEADLINE):
+            png, _ = await process.communicate(request)
+    except TimeoutError:
+        raise BackendUnreachable(f"no picture within {_PLOT_DEADLINE:g} s") from None
+    finally:
+        if process.returncode is None:
+            process.kill()
+            await process.wait()
+    if process.returncode != 0 or not png.startswith(b"\x89PNG\r\n"):
+        raise BackendGarbage(f"drawing ended with status {process.returncode}")
+    return context.artifacts.write("perf/curve.png", png, "dash")

@@ -1,0 +1,143 @@
+"""Performance: the Perf Engineer (A26), baseline and spike by open-loop load."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from cockpit.agentkit.context import BackendMissing, Context
+from cockpit.agents.common import GateAgent, Measured, judge, query, reason_of, summary, write_json
+from cockpit.backends.http import origin
+from cockpit.backends.load import LoadProfile
+from cockpit.plan.model import Load, Plan
+from cockpit.rpc.messages import Artifact
+from cockpit.verdicts.rules.load_result import LoadResult
+
+MAX_ERRORS = "error_rate<0.01"
+"""Share of requests without a good answer, as seed section 11 has it."""
+
+
+class PerfEngineer(GateAgent):
+    """A26: sends baseline and spike to stage and holds the latency to the plan's threshold."""
+
+    gate = "perf"
+    phase_gate = "perf"
+
+    def needs(self, context: Context) -> str:
+        """Need the load generator and a place to load."""
+        load = place(context)
+        return f"send {load.baseline_rps:g} and {load.spike_rps:g} requests/s a service to {load.environment}"
+
+    def blocked(self, context: Context) -> str:
+        """Refuse prod, whatever the plan calls it."""
+        return prod_refused(context)
+
+    async def measure(self, context: Context) -> Measured:
+        """Run both profiles one after the other, judge, and write one file each."""
+        load = place(context)
+        rates = {"baseline": load.baseline_rps, "spike": load.spike_rps}
+        paths = load_paths(context.plan)
+        results = {
+            name: await context.load.run(LoadProfile(name, rate, load.seconds, paths))
+            for name, rate in rates.items()
+        }
+        params: dict[str, Any] = {
+            "threshold": load.threshold,
+            "errors": MAX_ERRORS,
+            "profiles": list(rates),
+            "services": list(load.services),
+            "min_requests": context.plan.canary.min_requests,
+        }
+        verdict = judge(
+            context,
+            self.gate,
+            self.phase_gate,
+            "load_latency",
+            {name: result.raw for name, result in results.items()},
+            params,
+            {name: load_query(context, result) for name, result in results.items()},
+            env=load.environment,
+        )
+        artifacts = tuple(
+            result_file(context, f"perf/{name}.json", load, result, verdict=summary(verdict))
+            for name, result in results.items()
+        )
+        return Measured((verdict,), artifacts, reason_of((verdict,)))
+
+
+def place(context: Context) -> Load:
+    """Return where load may go; raises BackendMissing when the plan names no such place."""
+    _ = context.load
+    if context.plan.targets.load is None:
+        raise BackendMissing("targets.load is not given: there is no environment to load")
+    return context.plan.targets.load
+
+
+def prod_refused(context: Context) -> str:
+    """Return why load is refused: it would reach what users use. Empty when it would not."""
+    load = place(context)
+    if context.load.environment not in ("dev", "stage"):
+        return "load is never sent to prod"
+    if origin(context.load.target) != origin(load.url):
+        return "the load generator does not point at the plan's targets.load"
+    entry = context.plan.targets.entry_url
+    if entry is not None and origin(load.url) == origin(entry):
+        return "targets.load is where users enter prod: load is never sent there"
+    return ""
+
+
+def load_paths(plan: Plan) -> dict[str, tuple[str, ...]]:
+    """Return the paths that load each service: its smoke paths that answer 200, else its health path."""
+    load = plan.targets.load
+    services = load.services if load is not None else ()
+    found = {}
+    for service in services:
+        own = [
+            one.path
+            for one in plan.targets.smoke
+            if one.status == 200 and one.path.startswith(f"/{service}/")
+        ]
+        found[service] = tuple(own) or (f"/{service}/healthz",)
+    return found
+
+
+def load_query(context: Context, result: LoadResult) -> Any:
+    """Return the description of a load run for a verdict."""
+    text = f"{result.profile}: {result.rps:g} requests/s a service for {result.seconds:g} s, open loop"
+    return query(context, text, "load", samples=result.intended, window_s=result.seconds)
+
+
+def figures(result: LoadResult) -> dict[str, Any]:
+    """Return a run's figures by service, for people; times in ms, infinity as None."""
+    return {
+        one.service: {
+            "intended": one.intended,
+            "good": one.good,
+            "errors": one.errors,
+            "dropped": one.dropped,
+            "cut": one.cut,
+            "good_rps": round(one.good_in_window / result.seconds, 2),
+            **{
+                f"p{round(share * 100)}_ms": round(one.percentile_ms(share), 2)
+                if one.percentile_ms(share) != float("inf")
+                else None
+                for share in (0.5, 0.95, 0.99)
+            },
+        }
+        for one in result.services
+    }
+
+
+def result_file(
+    context: Context, path: str, load: Load, result: LoadResult, *, verdict: dict[str, Any]
+) -> Artifact:
+    """Write one run as an artifact."""
+    document = {
+        "target": load.environment,
+        "profile": result.profile,
+        "rps_per_service": result.rps,
+        "seconds": result.seconds,
+        "latency": "from the intended start of each request",
+        "services": figures(result),
+        "verdict": verdict,
+    }
+    return write_json(context, path, document)
