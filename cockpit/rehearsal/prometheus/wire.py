@@ -18,18 +18,18 @@ _SECONDS = re.compile(r"[+-]?(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?", re.ASCII)
 _MAX_SECONDS = 9e12
 
 
-def number(value: float) -> str:
-    """Render a float as Prometheus does: shortest form, plain digits from 1e-6 up to 1e21."""
+def number(value: float, *, plain: bool = False) -> str:
+    """Render a float as Prometheus does: shortest, plain digits from 1e-6 to 1e21 (`plain`: always)."""
     if math.isnan(value):
         return "NaN"
     if math.isinf(value):
         return "+Inf" if value > 0 else "-Inf"
     text = repr(value)
     size = abs(value)
-    if value == 0 or 1e-6 <= size < 1e21:
+    if plain or value == 0 or 1e-6 <= size < 1e21:
         text = format(Decimal(text), "f")
         return text[:-2] if text.endswith(".0") else text
-    return re.sub(r"(\.0)?e([+-])0?(\d)", r"e\2\3", text)
+    return text
 
 
 def seconds(time_ms: int) -> int | float:
@@ -89,7 +89,7 @@ def series_json(series: RangeSeries) -> dict[str, Any]:
 def value_json(value: Value, at_ms: int, *, matrix: bool) -> dict[str, Any]:
     """Render the data of an instant query's answer; `matrix` tells an empty range vector apart."""
     if isinstance(value, float):
-        return {"resultType": "scalar", "result": [seconds(at_ms), number(value)]}
+        return {"resultType": "scalar", "result": [seconds(at_ms), number(value, plain=True)]}
     if isinstance(value, str):
         return {"resultType": "string", "result": [seconds(at_ms), value]}
     if matrix:
