@@ -67,12 +67,18 @@ class SigningBackend(Protocol):
 class HttpToken:
     """Asks an ambient-credential end point, as CI systems have one, for an identity token.
 
-    `secret` is a reference (`env:NAME` or `file:PATH`) to the bearer secret; it is read at each use and
-    never kept.
+    `secret` is a reference (`env:NAME` or `file:PATH`) to the bearer secret, or a callable that reads it (and
+    raises LookupError when it is not there); it is read at each use and never kept.
     """
 
     def __init__(
-        self, url: str, *, secret: str, subject: str, audience: str = "sigstore", timeout: float = 10.0
+        self,
+        url: str,
+        *,
+        secret: str | Callable[[], str],
+        subject: str,
+        audience: str = "sigstore",
+        timeout: float = 10.0,
     ) -> None:
         self._url = url
         self._secret = secret
@@ -84,7 +90,7 @@ class HttpToken:
         import httpx
 
         try:
-            headers = {"Authorization": f"Bearer {read_secret(self._secret)}"}
+            headers = {"Authorization": f"Bearer {self._bearer()}"}
             async with (
                 asyncio.timeout(self._timeout),
                 httpx.AsyncClient(timeout=self._timeout, trust_env=not _on_loopback(self._url)) as client,
@@ -97,6 +103,16 @@ class HttpToken:
             raise UsageError(f"the token cannot be asked for: {error}", where=self._url) from error
         except httpx.HTTPError as error:
             raise BackendUnreachable(f"{type(error).__name__}: {error}", where=self._url) from error
+
+    def _bearer(self) -> str:
+        if isinstance(self._secret, str):
+            return read_secret(self._secret)
+        try:
+            return self._secret()
+        except LookupError as error:
+            raise UsageError(
+                f"the secret of the token issuer is not there: {error}", where=self._url
+            ) from None
 
     def _token(self, status: int, body: bytes) -> str:
         import json

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import json
+import subprocess
+import sys
 from base64 import b64decode
 from collections.abc import AsyncIterator, Awaitable, Callable
 from datetime import UTC, datetime, timedelta
@@ -78,6 +80,26 @@ async def test_signs_bytes(server: SigstoreServer, secret: str) -> None:
     assert leaf_hash(b64decode(entry["canonicalizedBody"])).hex() == second.entry_id
     logged = server.log.entry(1)
     assert logged["canonicalizedBody"] == entry["canonicalizedBody"]
+
+
+async def test_the_secret_may_come_from_a_callable(server: SigstoreServer) -> None:
+    def missing() -> str:
+        raise LookupError("not set")
+
+    assert await HttpToken(server.token_url, secret=lambda: server.token_secret, subject=WHO)()
+    with pytest.raises(UsageError):
+        await HttpToken(server.token_url, secret=missing, subject=WHO)()
+
+
+def test_importing_the_clients_loads_no_heavy_library() -> None:
+    code = (
+        "import sys\n"
+        "import cockpit.backends.signing, cockpit.backends.registry, cockpit.backends.notify\n"
+        "import cockpit.backends.forge, cockpit.evidence.signatures\n"
+        "print(*{'sigstore', 'cryptography', 'httpx', 'requests', 'pydantic'} & set(sys.modules))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
+    assert done.stdout.split() == []
 
 
 async def test_signs_statements_with_their_bytes_canonical(server: SigstoreServer) -> None:
