@@ -132,7 +132,7 @@ def dump(plan: Mapping[str, Any]) -> str:
     yaml.indent(mapping=2, sequence=4, offset=2)
     out = io.StringIO()
     yaml.dump(document, out)
-    return out.getvalue()
+    return out.getvalue().rstrip() + "\n"
 
 
 _COMMENTS = {
@@ -182,7 +182,7 @@ def _canary(pace: Pace) -> Data:
         "min_requests": 50,
         "requests": _increase(requests, _CANARY),
         "share": f"{_increase(routed, _CANARY)} / {_increase(routed, everyone)}",
-        "weight_tolerance": 0.1,
+        "weight_tolerance": 0.05,
         "weight_deadline": seconds(pace.weight_deadline),
         "low_traffic_deadline": seconds(pace.low_traffic_deadline),
         "provider_grace": seconds(pace.provider_grace),

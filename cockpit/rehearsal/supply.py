@@ -1,0 +1,161 @@
+"""The supply side of a world: Sigstore, registry with signed images, forge, and the webhook's receiver."""
+
+from __future__ import annotations
+
+import json
+import secrets
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from cockpit.base.threads import BoundedThreads
+from cockpit.rehearsal.forge import FROM_REF, TO_REF, make_repository
+from cockpit.rehearsal.platform import Images
+from cockpit.rehearsal.registry import BuildSigner, Image, RegistryServer, attach, build_image, push
+from cockpit.rehearsal.registry.predicates import CANDIDATE, PREVIOUS
+from cockpit.rehearsal.release_plan import ImageTrust
+from cockpit.rehearsal.scenarios import Scenario
+from cockpit.rehearsal.sigstore import SigstoreServer
+from cockpit.rehearsal.topology import CANDIDATE_VERSION, SERVICES, STABLE_VERSION, behaviour
+from cockpit.rehearsal.webhook import WebhookReceiver
+
+if TYPE_CHECKING:
+    from sigstore.sign import SigningContext
+
+BUILD_IDENTITY = "https://forge.rehearsal.invalid/intelgraph/platform/.ci/release@refs/heads/main"
+BUILDER = "https://forge.rehearsal.invalid/builders/release"
+SOURCE = "https://forge.rehearsal.invalid/intelgraph/platform"
+_SIGN_SECONDS = 20.0
+
+
+@dataclass(frozen=True)
+class Supply:
+    """What the rest of the world needs to know of its supply side."""
+
+    images: Images
+    trust: ImageTrust
+    registry_url: str
+    issuer: str
+    token_url: str
+    token_secret: str
+    trust_config: str
+    trusted_root: str
+    repository: Path
+    from_ref: str
+    to_ref: str
+    webhook_url: str
+    webhook_secret: str
+
+
+class Build:
+    """Signs as the build that made the images, never as the one who releases them."""
+
+    def __init__(self, sigstore: SigstoreServer) -> None:
+        self._sigstore = sigstore
+        self._threads = BoundedThreads("build signer", 2)
+        self._context: SigningContext | None = None
+
+    async def sign(self, statement: Mapping[str, Any]) -> bytes:
+        """Return the Sigstore bundle (JSON) of an in-toto statement."""
+        token, config = self._sigstore.token(BUILD_IDENTITY), self._sigstore.trust_config()
+
+        def call() -> bytes:
+            from sigstore.dsse import Statement
+            from sigstore.models import ClientTrustConfig
+            from sigstore.oidc import IdentityToken
+            from sigstore.sign import SigningContext
+
+            if self._context is None:
+                self._context = SigningContext.from_trust_config(ClientTrustConfig.from_json(config))
+            with self._context.signer(IdentityToken(token)) as signer:
+                bundle = signer.sign_dsse(Statement(json.dumps(dict(statement)).encode()))
+            return bundle.to_json().encode()
+
+        return await self._threads.run(call, deadline=_SIGN_SECONDS)
+
+
+def make_images(
+    scenario: Scenario, stable_commit: str, candidate_commit: str
+) -> dict[str, tuple[Image, Image]]:
+    """Return (stable, candidate) of each service; how a pod behaves is part of its image's digest."""
+
+    def make(service: str, version: str, commit: str, *, slow: bool) -> Image:
+        settings = json.dumps(asdict(behaviour(service, version, slow=slow)), sort_keys=True)
+        return build_image(
+            service, version, [{f"app/{service}/settings.json": settings.encode()}], revision=commit
+        )
+
+    return {
+        service: (
+            make(service, STABLE_VERSION, stable_commit, slow=False),
+            make(service, CANDIDATE_VERSION, candidate_commit, slow=scenario.slow_candidate),
+        )
+        for service in SERVICES
+    }
+
+
+async def publish(
+    registry: RegistryServer,
+    images: Mapping[str, tuple[Image, Image]],
+    signer: BuildSigner,
+    scenario: Scenario,
+    commits: tuple[str, str],
+) -> Images:
+    """Push every image and attach what its build attested; return the references."""
+    for service, pair in images.items():
+        for image, contents, commit in zip(pair, (PREVIOUS, CANDIDATE), commits, strict=True):
+            repository = registry.repository(image.repository)
+            push(repository, image)
+            candidate = image is pair[1]
+            await attach(
+                repository,
+                image,
+                signer,
+                contents=contents,
+                builder=BUILDER,
+                source=SOURCE,
+                commit=commit,
+                ref=f"refs/tags/{image.version}",
+                signature=not (candidate and service == scenario.unsigned_service),
+            )
+
+    def named(image: Image, reference: str) -> str:
+        return f"{registry.host}/{image.repository}{reference}"
+
+    return Images(
+        {service: named(stable, f"@{stable.digest}") for service, (stable, _) in images.items()},
+        {service: named(image, f"@{image.digest}") for service, (_, image) in images.items()},
+        {service: named(image, f":{image.version}") for service, (_, image) in images.items()},
+    )
+
+
+@asynccontextmanager
+async def supplying(place: Path, scenario: Scenario) -> AsyncIterator[Supply]:
+    """Run the supply side, its files below `place`; everything ends with the context."""
+    forge = make_repository(place / "repository")
+    webhook_secret = secrets.token_urlsafe(24)
+    async with (
+        SigstoreServer() as sigstore,
+        RegistryServer() as registry,
+        WebhookReceiver(place / "webhooks.jsonl", secret=webhook_secret) as webhook,
+    ):
+        commits = (forge.stable, forge.candidate)
+        made = make_images(scenario, *commits)
+        images = await publish(registry, made, Build(sigstore), scenario, commits)
+        yield Supply(
+            images=images,
+            trust=ImageTrust(BUILD_IDENTITY, sigstore.issuer, BUILDER, SOURCE),
+            registry_url=registry.url,
+            issuer=sigstore.issuer,
+            token_url=sigstore.token_url,
+            token_secret=sigstore.token_secret,
+            trust_config=sigstore.trust_config(),
+            trusted_root=sigstore.trusted_root(),
+            repository=forge.path,
+            from_ref=FROM_REF,
+            to_ref=TO_REF,
+            webhook_url=webhook.url,
+            webhook_secret=webhook_secret,
+        )

@@ -1,0 +1,138 @@
+"""One rehearsal world as a process: starts everything, writes the plan, and ends with the release."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import signal
+from contextlib import suppress
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from cockpit.base.files import write_private
+from cockpit.rehearsal.pace import Pace
+from cockpit.rehearsal.platform import Platform, running
+from cockpit.rehearsal.release_plan import Endpoints, build, dump
+from cockpit.rehearsal.scenarios import Scenario
+from cockpit.rehearsal.supply import Supply, supplying
+from cockpit.rehearsal.topology import STAGE
+from cockpit.rehearsal.watch_lock import until_released
+
+_KUBERNETES, _SIGNING, _WEBHOOK = (f"world/secrets/{name}" for name in ("kubernetes", "signing", "webhook"))
+_FIRST_LOCK = 120.0
+_SETTLE = 1.5
+
+
+async def run_world(folder: Path, scenario: Scenario, pace: Pace, lock: Path | None, bound: float) -> str:
+    """Run a world in `folder` until it is told to end; return why it ended.
+
+    It ends when the flock on `lock` was held and is free again, on SIGTERM or SIGINT, and after `bound`
+    seconds. Raises BackendError when a part of the world does not start or ends by itself.
+    """
+    loop = asyncio.get_running_loop()
+    ended: asyncio.Future[str] = loop.create_future()
+
+    def end(reason: str) -> None:
+        if not ended.done():
+            ended.set_result(reason)
+
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, end, f"told by {signal.Signals(number).name}")
+
+    async def follow(path: Path) -> None:
+        end(await until_released(path, first=_FIRST_LOCK, settle=_SETTLE))
+
+    try:
+        async with asyncio.TaskGroup() as tasks:
+            jobs = [tasks.create_task(_live(folder, scenario, pace))]
+            if lock is not None:
+                jobs.append(tasks.create_task(follow(lock)))
+            timer = loop.call_later(bound, end, f"its bound of {bound:g} s has passed")
+            try:
+                reason = await ended
+            finally:
+                timer.cancel()
+            for job in jobs:
+                job.cancel()
+    finally:
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.remove_signal_handler(number)
+    return reason
+
+
+async def _live(folder: Path, scenario: Scenario, pace: Pace) -> None:
+    place = folder / "world"
+    async with (
+        supplying(place, scenario) as supply,
+        running(place, scenario, supply.images, scrape=pace.scrape) as platform,
+        asyncio.TaskGroup() as tasks,
+    ):
+        tasks.create_task(platform.run())
+        await platform.until_ready()
+        _write(folder, scenario, pace, supply, platform)
+        _announce(folder, scenario)
+
+
+def _write(folder: Path, scenario: Scenario, pace: Pace, supply: Supply, platform: Platform) -> None:
+    """Write secrets, trust, what runs where, and last the plan, which refers to them all."""
+    place = folder / "world"
+    for name, secret in {
+        _KUBERNETES: platform.conductor_token,
+        _SIGNING: supply.token_secret,
+        _WEBHOOK: supply.webhook_secret,
+    }.items():
+        write_private(folder / name, secret.encode())
+    write_private(place / "trust_config.json", supply.trust_config.encode())
+    write_private(folder / "trusted_root.json", supply.trusted_root.encode())
+    endpoints = Endpoints(
+        kubernetes=platform.kube.url,
+        kubernetes_token=f"file:{_KUBERNETES}",
+        prometheus=platform.prometheus.url,
+        registry=supply.registry_url,
+        entry=platform.entry,
+        stage=platform.app.endpoints.gateways[STAGE],
+        token_url=supply.token_url,
+        token_secret=f"file:{_SIGNING}",
+        issuer=supply.issuer,
+        trust_config="world/trust_config.json",
+        repository=str(supply.repository.relative_to(folder)),
+        from_ref=supply.from_ref,
+        to_ref=supply.to_ref,
+        webhook=supply.webhook_url,
+        webhook_secret=f"file:{_WEBHOOK}",
+    )
+    about: dict[str, Any] = {
+        "scenario": scenario.name,
+        "summary": scenario.summary,
+        "pace": pace.name,
+        "started_at": datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
+        "pids": {"world": os.getpid(), "app": platform.app.pid},
+        "endpoints": {
+            "kubernetes": endpoints.kubernetes,
+            "prometheus": endpoints.prometheus,
+            "registry": endpoints.registry,
+            "entry": endpoints.entry,
+            "stage": endpoints.stage,
+            "issuer": endpoints.issuer,
+            "webhook": endpoints.webhook,
+        },
+    }
+    write_private(place / "world.json", json.dumps(about, indent=2).encode() + b"\n")
+    images = dict(supply.images.candidate)
+    if scenario.tagged_service:
+        images[scenario.tagged_service] = supply.images.tags[scenario.tagged_service]
+    plan = build(endpoints, images, supply.trust, pace, datetime.now(UTC))
+    write_private(folder / "release.yaml", dump(plan).encode())
+
+
+def _announce(folder: Path, scenario: Scenario) -> None:
+    line = {
+        "ready": True,
+        "plan": str(folder / "release.yaml"),
+        "scenario": scenario.name,
+        "pid": os.getpid(),
+    }
+    with suppress(BrokenPipeError):  # whoever started the world has gone; the lock decides when it ends
+        print(json.dumps(line), flush=True)
