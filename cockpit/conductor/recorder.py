@@ -7,6 +7,7 @@ conductor decides on is exactly what a replay will show.
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Iterator
 from pathlib import Path
 
 from cockpit.base.errors import ChainBroken, JournalError
@@ -15,7 +16,7 @@ from cockpit.journal.blobs import BlobStore
 from cockpit.journal.events import AnyEvent, HeadWritten, JournalGap
 from cockpit.journal.fold import Fold
 from cockpit.journal.heads import Head, RunKey, origin_of, sign_head, write_head
-from cockpit.journal.reader import JOURNAL_NAME, Tail
+from cockpit.journal.reader import JOURNAL_NAME, Tail, verified_events
 from cockpit.journal.records import Receipt
 from cockpit.journal.state import ReleaseState
 from cockpit.journal.upcast import decode
@@ -96,6 +97,11 @@ class Recorder:
         if self._snapshot is None:
             self._snapshot = self._fold.snapshot()
         return self._snapshot
+
+    def events(self) -> Iterator[AnyEvent]:
+        """Read the journal from its beginning."""
+        for block in verified_events(self._run_dir / JOURNAL_NAME, decode):
+            yield from block
 
     async def write_head(self, name: str) -> str:
         """Put a signed checkpoint over what is on disk outside the journal; return its text, "" on failure.

@@ -53,6 +53,8 @@ class Parts:
     plan: Plan
     recorder: Recorder
     clock: Clock
+    connect: Callable[[], Awaitable[None]]
+    """Connects the back ends that must be; raises BackendError."""
     lease: ReleaseLease
     effects: EffectsGate
     targets: Targets
@@ -151,6 +153,7 @@ class Release:
             )
         if plan.window_utc.end <= self._p.clock.now():
             raise EffectRefused(f"the release window ended at {plan.window_utc.end}", reason="window")
+        await self._p.connect()
         await self._p.lease.acquire()
 
     async def _until_stopped(self, work: Callable[[], Awaitable[None]]) -> None:

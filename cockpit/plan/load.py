@@ -1,9 +1,10 @@
-"""Loading a release plan: every problem at once, each with file, line, what is wrong and what would be right."""
+"""Loading a release plan: every problem at once, each with file, line and what would be right."""
 
 from __future__ import annotations
 
 import difflib
 import hashlib
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
@@ -55,7 +56,7 @@ def parse_plan(raw: bytes, name: str, *, base: Path) -> LoadedPlan:
         problems = tuple(_problem(name, document, detail) for detail in error.errors(include_url=False))
         raise _plan_error(name, problems) from None
     refused = tuple(
-        f"{name}:{_line(document, where)}: {'.'.join(map(str, where))}: {what}; {right}"
+        f"{name}:{_line(document, _parts(where))}: {where}: {what}; {right}"
         for where, what, right in unfailable(plan)
     )
     if refused:
@@ -126,6 +127,11 @@ def _line(document: CommentedMap, loc: tuple[int | str, ...]) -> int:
     return line
 
 
+def _parts(where: str) -> tuple[int | str, ...]:
+    """Return `canary.checks[0].threshold` as its parts."""
+    return tuple(int(n) if n else word for word, n in re.findall(r"([^.\[\]]+(?![^\[]*\]))|\[(\d+)\]", where))
+
+
 def _problem(name: str, document: CommentedMap, detail: ErrorDetails) -> str:
     loc = tuple(part for part in detail["loc"] if part != "__root__")
     where = ".".join(str(part) for part in loc) or "the plan"
@@ -152,14 +158,15 @@ def _wrong(detail: ErrorDetails, loc: tuple[int | str, ...]) -> str:
 
 
 def _fields_at(loc: tuple[int | str, ...]) -> list[str]:
-    model: Any = Plan
+    model: type[BaseModel] = Plan
     for part in loc:
         if isinstance(part, int):
             continue
-        field = model.model_fields.get(part) if isinstance(model, type) else None
-        model = _model_in(field.annotation) if field is not None else None
-        if model is None:
+        field = model.model_fields.get(part)
+        inner = _model_in(field.annotation) if field is not None else None
+        if inner is None:
             return []
+        model = inner
     return [field.alias or name for name, field in model.model_fields.items()]
 
 

@@ -1,0 +1,49 @@
+"""Starting a run: the supervisor in a session of its own, and a front end on it."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+from cockpit.base.errors import UsageError
+
+LOG = "conductor.log"
+
+
+def start_supervisor(
+    plan: Path, run_dir: Path, *, auto: bool, resume: bool = False
+) -> subprocess.Popen[bytes]:
+    """Start supervisor and conductor, away from this terminal: what ends us does not end them."""
+    command = [sys.executable, "-m", "cockpit", "conduct", str(plan), "--run", str(run_dir)]
+    if auto:
+        command.append("--auto")
+    if resume:
+        command.append("--resume")
+    with (run_dir / LOG).open("ab") as log:
+        return subprocess.Popen(  # noqa: S603
+            [sys.executable, "-m", "cockpit.supervisor", str(run_dir), "--", *command],
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=log,
+            start_new_session=True,
+        )
+
+
+def front_end(
+    run_dir: Path, supervisor: subprocess.Popen[bytes], *, auto: bool, form: str, ascii_only: bool
+) -> int:
+    """Show the run until it ends; return its exit code (0 when the screen was left before)."""
+    if auto:
+        from cockpit.cli.auto import watch
+
+        return watch(run_dir, supervisor, form)
+    from cockpit.screens.entry import run_live
+
+    return run_live(run_dir, control=True, ascii=ascii_only)
+
+
+def need_terminal(auto: bool) -> None:
+    """Refuse a screen where there is no terminal."""
+    if not auto and not (sys.stdin.isatty() and sys.stdout.isatty()):
+        raise UsageError("the cockpit needs a terminal", hint="use --auto to run without one")

@@ -1,0 +1,183 @@
+"""The `cockpit` command: argparse only at start-up; each command's module is loaded when it runs."""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NoReturn
+
+from cockpit.base.errors import CockpitError, PlanError, UsageError
+
+EXIT_USAGE = 64
+EXIT_INTERNAL = 70
+SCENARIOS = (
+    "green",
+    "slo-breach-10",
+    "slo-breach-50",
+    "unsigned-image",
+    "mutable-tag",
+    "no-traffic",
+    "metrics-outage",
+    "low-headroom",
+)
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        """Say what is wrong and leave with the documented code."""
+        self.print_usage(sys.stderr)
+        print(f"{self.prog}: {message}", file=sys.stderr)
+        raise SystemExit(EXIT_USAGE)
+
+
+def parser() -> argparse.ArgumentParser:
+    """Return the command line's grammar. `module` names what runs a command."""
+    root = _Parser(
+        prog="cockpit",
+        description="Takes a release from readiness to general availability and leaves verifiable evidence.",
+        epilog="Exit codes with --auto: 0 released, 10 gate failed, 11 inconclusive, 20 rolled back and "
+        "verified, 21 rollback not finished, 30 halted, 40 waiting for approval, 50 back end unreachable, "
+        "60 lock held or outside the window, 64 bad usage or plan, 70 internal error.",
+    )
+    root.add_argument("--version", action="store_true", help="print the version and exit")
+    commands = root.add_subparsers(dest="command", metavar="COMMAND", parser_class=_Parser)
+
+    def add(name: str, module: str, text: str) -> argparse.ArgumentParser:
+        command = commands.add_parser(name, help=text, description=text)
+        command.set_defaults(module=module)
+        return command
+
+    rehearse = add("rehearse", "rehearse", "rehearse a release in an embedded world on this machine")
+    rehearse.add_argument(
+        "--scenario", default="green", metavar="NAME", help=f"one of {', '.join(SCENARIOS)}"
+    )
+    rehearse.add_argument("--pace", default="normal", metavar="PACE", help="fast, normal or slow")
+    _run_flags(rehearse)
+
+    run = add("run", "run", "run the release a plan describes")
+    run.add_argument("plan", type=Path, metavar="PLAN", help="path of a release.yaml")
+    run.add_argument("--resume", action="store_true", help="take up a run that was left behind (aborts it)")
+    run.add_argument("--run", type=Path, metavar="DIR", help="the run folder to resume")
+    _run_flags(run)
+
+    status = add("status", "status", "say where a run stands")
+    _run_option(status)
+    status.add_argument("--json", action="store_true", help="the whole state as JSON")
+
+    follow = add("follow", "follow", "watch a run; with --control also steer it")
+    _run_option(follow)
+    follow.add_argument("--control", action="store_true", help="attach with control")
+    _screen_flags(follow)
+
+    for name, text in (
+        ("halt", "HALT a run: nothing forward goes out any more"),
+        ("rollback", "roll a run's canary back"),
+    ):
+        stop = add(name, "stop", text)
+        _run_option(stop)
+        stop.add_argument("--reason", default="", help="the reason for access")
+        stop.add_argument("--wait", action="store_true", help="wait until its effect is recorded")
+
+    replay = add("replay", "replay", "replay a recording in the cockpit's screens")
+    replay.add_argument("recording", type=Path, metavar="RECORDING", help="a run folder")
+    replay.add_argument("--speed", type=float, default=1.0, metavar="X", help="times real speed (default 1)")
+    _screen_flags(replay)
+
+    journal = add("journal", "journal", "verify a recording's chain and heads")
+    inner = journal.add_subparsers(dest="action", metavar="verify", required=True, parser_class=_Parser)
+    verify = inner.add_parser("verify", help="0 intact, 1 broken or not closed, 64 unreadable")
+    verify.add_argument("recording", type=Path, metavar="RUN")
+    verify.add_argument("--json", action="store_true")
+
+    evidence = add("evidence", "evidence", "build, verify or show evidence packs")
+    inner = evidence.add_subparsers(
+        dest="action", metavar="verify|show|build", required=True, parser_class=_Parser
+    )
+    check = inner.add_parser("verify", help="0 intact, 1 broken, 64 unreadable")
+    check.add_argument("pack", type=Path, metavar="PACK")
+    check.add_argument("--bundle", type=Path, metavar="FILE", help="default: PACK.sigstore.json")
+    check.add_argument("--trust-root", type=Path, metavar="FILE", help="a Sigstore trusted root")
+    check.add_argument("--identity", default="", help="who must have signed")
+    check.add_argument("--issuer", default="", help="who vouches for the identity")
+    check.add_argument("--recompute", action=argparse.BooleanOptionalAction, default=True)
+    check.add_argument("--json", action="store_true")
+    show = inner.add_parser("show", help="say what is in a pack")
+    show.add_argument("pack", type=Path, metavar="PACK")
+    build = inner.add_parser("build", help="build the pack of a run again, unsigned, and compare its digest")
+    build.add_argument("run", type=Path, metavar="RUN")
+
+    agents = add("agents", "agents", "list the roster")
+    agents.add_argument("--json", action="store_true")
+
+    schema = add("schema", "schema", "print a message's JSON Schema, or write all of them")
+    schema.add_argument("name", nargs="?", metavar="NAME")
+    schema.add_argument("--write", action="store_true", help="write schemas/ of this checkout")
+
+    conduct = commands.add_parser("conduct")
+    conduct.set_defaults(module="conduct")
+    conduct.add_argument("plan", type=Path)
+    conduct.add_argument("--run", type=Path, required=True)
+    conduct.add_argument("--auto", action="store_true")
+    conduct.add_argument("--resume", action="store_true")
+    return root
+
+
+def _run_flags(command: argparse.ArgumentParser) -> None:
+    command.add_argument("--auto", action="store_true", help="headless: no screen, ends with the exit code")
+    command.add_argument("--out", type=Path, metavar="DIR", help="the run folder (must not hold a run yet)")
+    command.add_argument("--format", choices=("text", "jsonl"), default="text", help="what --auto prints")
+    _screen_flags(command)
+
+
+def _screen_flags(command: argparse.ArgumentParser) -> None:
+    command.add_argument("--ascii", action="store_true", help="draw with ASCII only")
+
+
+def _run_option(command: argparse.ArgumentParser) -> None:
+    command.add_argument("--run", type=Path, metavar="DIR", help="the run folder (default: the newest)")
+
+
+def run(argv: Sequence[str] | None = None) -> int:
+    """Parse and run; every error of ours becomes one clear message and its exit code."""
+    try:
+        arguments = parser().parse_args(argv)
+    except SystemExit as leave:
+        return leave.code if isinstance(leave.code, int) else EXIT_USAGE
+    if arguments.version:
+        from cockpit.cli.version import version
+
+        print(version())
+        return 0
+    if arguments.command is None:
+        parser().print_help(sys.stderr)
+        return EXIT_USAGE
+    try:
+        code: int = importlib.import_module(f"cockpit.cli.{arguments.module}").main(arguments)
+        sys.stdout.flush()
+        return code
+    except PlanError as error:
+        for problem in error.problems or (str(error),):
+            print(problem, file=sys.stderr)
+        return EXIT_USAGE
+    except UsageError as error:
+        print(f"cockpit: {error}", file=sys.stderr)
+        return EXIT_USAGE
+    except CockpitError as error:
+        print(f"cockpit: {error}", file=sys.stderr)
+        return 1
+    except BrokenPipeError:
+        # The reader has gone (`cockpit agents | head`); nothing is wrong with what was said.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    except KeyboardInterrupt:
+        return 130
+    except Exception as error:
+        print(f"cockpit: internal error: {type(error).__name__}: {error}", file=sys.stderr)
+        if os.environ.get("COCKPIT_TRACEBACK"):
+            raise
+        print("set COCKPIT_TRACEBACK=1 to see where", file=sys.stderr)
+        return EXIT_INTERNAL

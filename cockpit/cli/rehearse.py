@@ -1,0 +1,104 @@
+"""`cockpit rehearse`: an embedded world, and a release in it."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import select
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+from cockpit.base.clock import SystemClock
+from cockpit.base.errors import BackendUnreachable, UsageError
+from cockpit.base.ids import new_run_id
+from cockpit.cli.folders import new_run
+from cockpit.cli.launch import front_end, need_terminal, start_supervisor
+from cockpit.cli.main import SCENARIOS
+from cockpit.supervisor import LOCK
+
+_VERSION = "v3.0.0"
+_PACES = ("fast", "normal", "slow")
+_READY_WITHIN = 120.0
+
+
+def main(arguments: argparse.Namespace) -> int:
+    """Start the world, then the conductor, and show the run."""
+    if arguments.scenario not in SCENARIOS:
+        raise UsageError(
+            f"there is no scenario {arguments.scenario!r}", hint=f"one of {', '.join(SCENARIOS)}"
+        )
+    if arguments.pace not in _PACES:
+        raise UsageError(f"there is no pace {arguments.pace!r}", hint=f"one of {', '.join(_PACES)}")
+    need_terminal(arguments.auto)
+    folder = new_run(arguments.out, _VERSION, new_run_id(SystemClock().now()))
+    if not arguments.auto or arguments.format == "text":
+        print(f"rehearsal {arguments.scenario} in {folder}", flush=True)
+    world = _start_world(folder, arguments.scenario, arguments.pace)
+    try:
+        _wait_ready(world, folder)
+        supervisor = start_supervisor(folder / "release.yaml", folder, auto=arguments.auto)
+    except BaseException:
+        # Nothing runs in this world yet: it goes with us.
+        world.send_signal(signal.SIGTERM)
+        world.wait(10)
+        raise
+    code = front_end(
+        folder, supervisor, auto=arguments.auto, form=arguments.format, ascii_only=arguments.ascii
+    )
+    if supervisor.poll() is not None:
+        _wait_world(world)
+    return code
+
+
+def _start_world(folder: Path, scenario: str, pace: str) -> subprocess.Popen[bytes]:
+    with (folder / "world.log").open("ab") as log:
+        return subprocess.Popen(  # noqa: S603
+            [
+                sys.executable,
+                "-m",
+                "cockpit.rehearsal",
+                *("--out", str(folder), "--scenario", scenario, "--pace", pace),
+                *("--watch-lock", str(folder / LOCK)),
+            ],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=log,
+            start_new_session=True,
+        )
+
+
+def _wait_ready(world: subprocess.Popen[bytes], folder: Path) -> None:
+    """Wait for the world's line; raises BackendUnreachable with the end of its log when it does not come."""
+    assert world.stdout is not None
+    give_up = time.monotonic() + _READY_WITHIN
+    line = b""
+    fd = world.stdout.fileno()
+    while not line.endswith(b"\n"):
+        left = give_up - time.monotonic()
+        ready, _, _ = select.select([fd], [], [], max(0.0, left))
+        chunk = os.read(fd, 65536) if ready else b""
+        if not chunk:
+            break
+        line += chunk
+    try:
+        if json.loads(line).get("ready") is True:
+            return
+    except (ValueError, AttributeError):
+        pass
+    log = (folder / "world.log").read_text(encoding="utf-8", errors="replace").strip().splitlines()
+    raise BackendUnreachable(
+        f"the rehearsal's world did not start: {log[-1] if log else 'no message'}",
+        where=str(folder / "world.log"),
+    )
+
+
+def _wait_world(world: subprocess.Popen[bytes]) -> None:
+    """Wait until the world has written its records to the end."""
+    try:
+        world.wait(15)
+    except subprocess.TimeoutExpired:
+        world.send_signal(signal.SIGTERM)

@@ -1,0 +1,31 @@
+"""`cockpit run PLAN`: a release on the targets its plan names."""
+
+from __future__ import annotations
+
+import argparse
+
+from cockpit.base.clock import SystemClock
+from cockpit.base.errors import UsageError
+from cockpit.base.ids import new_run_id
+from cockpit.cli.folders import find_run, new_run
+from cockpit.cli.launch import front_end, need_terminal, start_supervisor
+
+
+def main(arguments: argparse.Namespace) -> int:
+    """Check the plan, start the conductor, show the run."""
+    from cockpit.plan.load import load_plan
+
+    loaded = load_plan(arguments.plan)
+    need_terminal(arguments.auto)
+    if arguments.resume:
+        folder = find_run(arguments.run or arguments.out).absolute()
+        if (folder / "exit").exists():
+            raise UsageError("that run has ended", where=str(folder), hint="see `cockpit replay`")
+    else:
+        folder = new_run(arguments.out, loaded.plan.target_version, new_run_id(SystemClock().now()))
+    supervisor = start_supervisor(
+        arguments.plan.absolute(), folder, auto=arguments.auto, resume=arguments.resume
+    )
+    return front_end(
+        folder, supervisor, auto=arguments.auto, form=arguments.format, ascii_only=arguments.ascii
+    )

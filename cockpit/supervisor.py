@@ -1,0 +1,123 @@
+"""The supervisor: keeps a conductor alive, and replaces one that hangs or does not take a HALT.
+
+Standard library only, so that it starts at once and has nothing that could break. It holds a lock for as long
+as the release runs; a rehearsal's world ends when the lock is free again.
+
+Usage: python -m cockpit.supervisor RUN_DIR -- CONDUCTOR COMMAND…
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from types import FrameType
+
+LOCK = "supervisor.lock"
+PID = "supervisor.pid"
+HEARTBEAT = "heartbeat"
+EXIT = "exit"
+HALT_REQUEST = "halt.request"
+
+_POLL = 0.1
+_STARTING = 60.0
+"""Seconds a conductor may take until its first heartbeat."""
+_SILENT = 15.0
+"""Seconds without a heartbeat after which a conductor counts as hanging."""
+_UNHEARD_HALT = 2.0
+"""Seconds a HALT may go unacknowledged."""
+_MOST_RESTARTS = 3
+_INTERNAL = 70
+
+
+class Supervisor:
+    """Runs one conductor until the release has ended."""
+
+    def __init__(self, run_dir: Path, command: list[str]) -> None:
+        self._run_dir = run_dir
+        self._command = command
+        self._child: subprocess.Popen[bytes] | None = None
+        self._signals = 0
+        self._beat = -1
+        self._beat_at = 0.0
+
+    def run(self) -> int:
+        """Supervise; return the release's exit code (70 when the conductor could not be kept alive)."""
+        lock = os.open(self._run_dir / LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            print("another supervisor runs this release", file=sys.stderr)
+            return 60
+        (self._run_dir / PID).write_text(str(os.getpid()), encoding="ascii")
+        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+            signal.signal(number, self._pass_on)
+        for attempt in range(_MOST_RESTARTS + 1):
+            code = self._one(resume=attempt > 0)
+            ended = self._exit_code()
+            if ended is not None:
+                return ended
+            if self._signals > 1:
+                return code if code > 0 else _INTERNAL
+            print(f"the conductor ended with {code} before its run was closed", file=sys.stderr, flush=True)
+        return _INTERNAL
+
+    def _one(self, *, resume: bool) -> int:
+        for name in (HEARTBEAT, HALT_REQUEST):
+            # A HALT that no conductor took is not lost: the next one resumes into an abort.
+            (self._run_dir / name).unlink(missing_ok=True)
+        started = time.monotonic()
+        command = [*self._command, "--resume"] if resume else self._command
+        self._child = subprocess.Popen(command, stdin=subprocess.DEVNULL, start_new_session=True)  # noqa: S603
+        while True:
+            try:
+                return self._child.wait(_POLL)
+            except subprocess.TimeoutExpired:
+                pass
+            if self._hangs(started) or self._age(HALT_REQUEST) > _UNHEARD_HALT:
+                print("the conductor does not answer: it is replaced", file=sys.stderr, flush=True)
+                self._child.kill()
+
+    def _hangs(self, started: float) -> bool:
+        # By our own monotonic clock since the file last changed: wall clocks jump.
+        try:
+            beat = (self._run_dir / HEARTBEAT).stat().st_mtime_ns
+        except OSError:
+            return time.monotonic() - started > _STARTING
+        if beat != self._beat:
+            self._beat, self._beat_at = beat, time.monotonic()
+        return time.monotonic() - self._beat_at > _SILENT
+
+    def _age(self, name: str) -> float:
+        """Return a file's age in seconds; -1 when there is none."""
+        try:
+            return max(0.0, time.time() - (self._run_dir / name).stat().st_mtime)
+        except OSError:
+            return -1.0
+
+    def _exit_code(self) -> int | None:
+        try:
+            return int((self._run_dir / EXIT).read_text(encoding="ascii"))
+        except (OSError, ValueError):
+            return None
+
+    def _pass_on(self, number: int, frame: FrameType | None) -> None:
+        self._signals += 1
+        if self._child is not None and self._child.poll() is None:
+            self._child.send_signal(signal.SIGTERM)
+
+
+def main(arguments: list[str]) -> int:
+    """Run the supervisor from the command line."""
+    if len(arguments) < 3 or arguments[1] != "--":
+        print(__doc__, file=sys.stderr)
+        return 64
+    return Supervisor(Path(arguments[0]), arguments[2:]).run()
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
