@@ -39,11 +39,13 @@ Behaviour = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[Non
 async def hostile(behaviour: Behaviour, *, until: bytes = b"\r\n\r\n") -> AsyncIterator[str]:
     """A TCP server that reads a request's head and then behaves; yields its URL."""
     connections: set[asyncio.Task[None]] = set()
+    writers: list[asyncio.StreamWriter] = []
 
     async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         task = asyncio.current_task()
         assert task is not None
         connections.add(task)
+        writers.append(writer)
         try:
             await reader.readuntil(until)
             await behaviour(reader, writer)
@@ -62,6 +64,9 @@ async def hostile(behaviour: Behaviour, *, until: bytes = b"\r\n\r\n") -> AsyncI
         for task in list(connections):
             task.cancel()
         await asyncio.gather(*connections, return_exceptions=True)
+        for writer in writers:
+            writer.transport.abort()  # what nobody read would keep it open
+        await asyncio.gather(*(writer.wait_closed() for writer in writers), return_exceptions=True)
         await server.wait_closed()
 
 

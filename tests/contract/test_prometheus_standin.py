@@ -157,6 +157,7 @@ async def test_stopping_lets_hanging_requests_go() -> None:
     server.faults.set("hang")
     metrics = PrometheusMetrics(server.url)
     query = asyncio.create_task(metrics.query("vector(1)"))
+    await until(lambda: server.faults.hanging == 1)
     async with asyncio.timeout(20):
         await server.stop()
         await server.stop()

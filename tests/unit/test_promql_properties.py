@@ -8,6 +8,7 @@ from collections import defaultdict
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from cockpit.base.errors import BackendGarbage
 from cockpit.rehearsal.prometheus.exposition import Exposition, ExpositionError
 from cockpit.rehearsal.prometheus.functions import bucket_quantile, quantile
 from cockpit.rehearsal.prometheus.promql import Evaluator, RangeSeries
@@ -141,8 +142,6 @@ def test_any_page_is_read_or_refused(page: str) -> None:
 @DETERMINISTIC
 @given(st.binary(max_size=60), st.text(max_size=60))
 def test_any_bytes_are_an_answer_or_garbage(noise: bytes, text: str) -> None:
-    from cockpit.base.errors import BackendGarbage
-
     for raw in (noise, text.encode("utf-8", "surrogatepass"), b'{"status":"success","data":' + noise + b"}"):
         try:
             read_answer(raw)

@@ -118,7 +118,7 @@ class _Api:
         if mode == "unavailable":
             return web.Response(status=503, text="Service Unavailable")
         if mode == "hang":
-            await self._served.faults.changed()
+            await self._served.faults.hang()
         if mode == "drop" and request.transport is not None:
             request.transport.abort()
             return web.Response()

@@ -96,6 +96,5 @@ def _unescape(found: re.Match[str]) -> str:
     escaped = found.group(1)
     if escaped == "n":
         return "\n"
-    if escaped in '"\\':
-        return escaped
-    raise ExpositionError(f"invalid escape \\{escaped} in a label value")
+    # What is no escape stays as it is written, backslash and all, as in Prometheus.
+    return escaped if escaped in '"\\' else found.group(0)

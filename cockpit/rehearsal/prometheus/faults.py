@@ -15,13 +15,14 @@ class Faults:
     drop: cuts the connection. drip: a valid start, then a byte now and then. garbage: HTML with status 200.
     truncated: a whole HTTP answer with half the JSON. partial: half of the result, with a warning.
     nan: every value is NaN. `matching` limits it to queries that contain the text.
-    `scraping` False: no target is scraped, so samples grow old.
+    `scraping` False: no target is scraped, so samples grow old. `hanging` counts the requests held just now.
     """
 
     def __init__(self) -> None:
         self.mode: FaultMode = "none"
         self.matching = ""
         self.scraping = True
+        self.hanging = 0
         self._changed = asyncio.Event()
 
     def set(self, mode: FaultMode, *, matching: str = "") -> None:
@@ -40,6 +41,14 @@ class Faults:
     def applies(self, query: str) -> FaultMode:
         """Return the fault for a request; `query` is its PromQL or empty."""
         return self.mode if self.matching in query else "none"
+
+    async def hang(self) -> None:
+        """Hold a request until the next `set`."""
+        self.hanging += 1
+        try:
+            await self.changed()
+        finally:
+            self.hanging -= 1
 
     async def changed(self) -> None:
         """Wait until the next `set`."""

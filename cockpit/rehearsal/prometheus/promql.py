@@ -17,6 +17,7 @@ from cockpit.rehearsal.prometheus import functions as fn
 from cockpit.rehearsal.prometheus.store import NAME, Labels, Series, Store, compile_pattern
 from cockpit.rehearsal.prometheus.syntax import (
     absent_labels,
+    has_one_name,
     matchers_of,
     matching_of,
     milliseconds,
@@ -263,7 +264,8 @@ class Evaluator:
             value = function(one.times, one.values, start, end)
             if value is not None:
                 out.append(Element(one.labels if keep_name else without_name(one.labels), float(value)))
-        return distinct(out)
+        # Series of one name stay distinct without it, and most selectors are of one name.
+        return out if has_one_name(node) else distinct(out)
 
     def _quantile_over_time(self, args: list[Any], t: int) -> Vector:
         q = self._scalar(args[0], t)

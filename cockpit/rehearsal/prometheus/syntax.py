@@ -94,6 +94,12 @@ def result_type(node: Any) -> Literal["matrix", "string", "value"]:
     return "string" if isinstance(node, ast.StringLiteral) else "value"
 
 
+def has_one_name(node: Any) -> bool:
+    """Tell whether a range selector names its metric, so that all its series have the same name."""
+    node = unwrapped(node)
+    return isinstance(node, ast.MatrixSelector) and node.vector_selector.name is not None
+
+
 def unwrapped(node: Any) -> Any:
     """Return the expression inside any parentheses."""
     while isinstance(node, ast.ParenExpr):
