@@ -14,10 +14,9 @@ from cockpit.base.errors import UsageError
 from cockpit.base.text import visible
 from cockpit.conductor.people import People, Stop
 from cockpit.control.client import SOCKET, socket_address
+from cockpit.control.halt_file import HALT_REQUEST
 from cockpit.control.messages import MAX_COMMAND_BYTES, Command, Reply, decode_command, encode
 
-HALT_REQUEST = "halt.request"
-"""A file a front end leaves beside the socket: a HALT that does not depend on it. Removed when acted on."""
 _MOST_CONNECTIONS = 32
 
 

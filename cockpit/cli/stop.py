@@ -1,0 +1,62 @@
+"""`cockpit halt` and `cockpit rollback` from another shell: confirmed by their effect in the journal."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import sys
+from pathlib import Path
+
+from cockpit.base.clock import SystemClock
+from cockpit.base.errors import BackendUnreachable, UsageError
+from cockpit.cli.folders import find_run
+from cockpit.cli.status import state_of
+from cockpit.control.client import ControlClient, operator
+from cockpit.control.halt_file import leave_halt_request
+
+_EFFECT_WITHIN = 10.0
+
+
+def main(arguments: argparse.Namespace) -> int:
+    """Send the command; return 0 when its effect is recorded, 1 when it could not be confirmed."""
+    folder = find_run(arguments.run)
+    if (state := state_of(folder)).closed is not None:
+        raise UsageError(f"that run has ended: {state.closed.outcome}", where=str(folder))
+    return asyncio.run(_stop(folder, arguments.command, arguments.reason, wait=arguments.wait))
+
+
+async def _stop(folder: Path, kind: str, reason: str, *, wait: bool) -> int:
+    client = ControlClient(folder, source="shell")
+    try:
+        await client.connect(hello=False)
+        reply = await client.send("halt" if kind == "halt" else "rollback", reason=reason)
+        problem = "" if reply.ok else reply.text
+    except BackendUnreachable as error:
+        problem = str(error)
+        if kind == "halt":
+            # The supervisor replaces a conductor that does not take this within seconds.
+            leave_halt_request(folder, operator())
+    finally:
+        await client.close()
+    clock = SystemClock()
+    give_up = clock.monotonic() + _EFFECT_WITHIN
+    while clock.monotonic() < give_up:
+        state = state_of(folder)
+        if (
+            kind == "halt"
+            and state.halt is not None
+            and (state.halt.active or state.rollback or state.closed)
+        ):
+            print(f"HALT is in force since {state.halt.at}: nothing forward goes out")
+            return 0
+        if state.rollback is not None or state.closed is not None:
+            print(f"rollback {state.rollback.status}" if state.rollback else f"ended: {state.closed}")
+            if not wait or state.closed is not None:
+                return 0
+            give_up = clock.monotonic() + _EFFECT_WITHIN
+        await clock.sleep(0.1)
+    print(f"cockpit: {kind} is not confirmed: {problem or 'no effect was recorded'}", file=sys.stderr)
+    rollback = state_of(folder).rollback
+    for command in rollback.fallback if rollback is not None else ():
+        print(f"  {command}", file=sys.stderr)
+    return 1
