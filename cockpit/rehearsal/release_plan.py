@@ -90,9 +90,7 @@ def build(
         "rto": "30m",
         "rpo": "5m",
         "headroom_target": 0.2,
-        "services": [
-            {"name": service, "image": images[service], "canary_replicas": 2} for service in SERVICES
-        ],
+        "services": [{"name": service, "image": images[service]} for service in SERVICES],
         "phases": list(PHASES),
         "agents": list(AGENTS),
         "required_gates": list(REQUIRED_GATES),
