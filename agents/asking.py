@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
 from cockpit.agentkit.context import Context
+from cockpit.agents.common import together
 from cockpit.base.clock import iso
 from cockpit.base.errors import BackendError
 from cockpit.rpc.messages import Query
@@ -35,13 +35,11 @@ async def ask(context: Context, texts: Mapping[str, str], *, window_s: float | N
         except BackendError as error:
             return error
 
-    async with asyncio.TaskGroup() as tasks:
-        running = {name: tasks.create_task(one(text)) for name, text in texts.items()}
+    every = await together({name: one(text) for name, text in texts.items()})
     answers: dict[str, bytes] = {}
     queries: dict[str, Query] = {}
     offsets = []
-    for name, task in running.items():
-        found = task.result()
+    for name, found in every.items():
         if isinstance(found, BackendError):
             answers[name] = error_answer("http", str(found))
             queries[name] = Query(text=texts[name][:4000], backend="prometheus", asked_at=context.now())

@@ -34,14 +34,12 @@ class Auditor(GateAgent):
 
     def needs(self, context: Context) -> str:
         """Need nothing but the run folder."""
-        return (
-            "verify chain and heads, hash a sample of artifacts, and compare a replay with the state"
-        )
+        return "verify chain and heads, hash a sample of artifacts, and compare a replay with the state"
 
     async def measure(self, context: Context) -> Measured:
         """Check all four and write the proof."""
         checks, proof = await _checks(context)
-        verdict = judge(
+        verdict = await judge(
             context,
             self.gate,
             self.phase_gate,

@@ -69,7 +69,7 @@ class CapacityOracle(GateAgent):
             "now": asked.now,
             "max_sample_age": plan.canary.max_sample_age,
         }
-        verdict = judge(
+        verdict = await judge(
             context,
             self.gate,
             self.phase_gate,
@@ -94,7 +94,7 @@ class CapacityOracle(GateAgent):
             results[name] = await context.load.run(profile)
             if _saturated(results[name]):
                 break
-        verdict = judge(
+        verdict = await judge(
             context,
             self.gate,
             self.phase_gate,

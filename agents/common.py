@@ -2,21 +2,26 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from abc import abstractmethod
-from collections.abc import Mapping
+from collections.abc import Coroutine, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 from cockpit.agentkit.agent import Outcome, ReadOnlyAgent
 from cockpit.agentkit.artifacts import Kind
 from cockpit.agentkit.context import BackendMissing, Context
 from cockpit.base.errors import BackendError, BackendGarbage, BackendUnreachable, CockpitError, UsageError
 from cockpit.base.files import sha256_hex
+from cockpit.base.tasks import first_error
 from cockpit.base.text import visible
+from cockpit.base.threads import BoundedThreads
 from cockpit.rpc.messages import Artifact, GateVerdict, Query, WireGate
 from cockpit.verdicts.questions import error_answer
 from cockpit.verdicts.rules import find
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,7 +39,7 @@ class Measured:
         return bool(self.verdicts) and all(verdict.verdict == "pass" for verdict in self.verdicts)
 
 
-def judge(
+async def judge(
     context: Context,
     gate: WireGate,
     phase_gate: str,
@@ -45,13 +50,20 @@ def judge(
     *,
     env: str | None = None,
 ) -> GateVerdict:
-    """Judge stored answers by the rule of that name, the one that recomputing finds."""
+    """Judge stored answers by the rule of that name, the one that recomputing finds.
+
+    In a thread: keeping answers waits for the disk and some rules verify signatures, and neither may hold up
+    the loop that moves traffic.
+    """
     # Parameters go through JSON, so that the rule sees now exactly what it will see offline.
     plain = json.loads(json.dumps(params, allow_nan=False))
-    return context.judge(gate, phase_gate, rule, find(rule), answers, plain, queries=queries, env=env)
+    return await BoundedThreads("judging", 1).run(
+        lambda: context.judge(gate, phase_gate, rule, find(rule), answers, plain, queries=queries, env=env),
+        deadline=context.plan.agent_deadline,
+    )
 
 
-def fail_unmeasured(
+async def fail_unmeasured(
     context: Context, gate: WireGate, phase_gate: str, error: Exception, *, env: str | None = None
 ) -> GateVerdict:
     """Return the verdict on a gate that an error left unmeasured: `provider_error`, never a pass."""
@@ -59,7 +71,17 @@ def fail_unmeasured(
     if isinstance(error, BackendUnreachable):
         kind = "cut"
     answers = {"error": error_answer(kind, visible(str(error), limit=400))}
-    return judge(context, gate, phase_gate, "unmeasured", answers, {}, {}, env=env)
+    return await judge(context, gate, phase_gate, "unmeasured", answers, {}, {}, env=env)
+
+
+async def together(work: Mapping[str, Coroutine[Any, Any, T]]) -> dict[str, T]:
+    """Do several things at once and return their results by name; the first error is raised as itself."""
+    try:
+        async with asyncio.TaskGroup() as tasks:
+            running = {name: tasks.create_task(one) for name, one in work.items()}
+    except BaseExceptionGroup as errors:
+        raise first_error(errors) from None
+    return {name: task.result() for name, task in running.items()}
 
 
 def reason_of(verdicts: tuple[GateVerdict, ...]) -> str:
@@ -136,7 +158,7 @@ class GateAgent(ReadOnlyAgent):
         except BackendMissing as missing:
             return blocked(str(missing))
         except (BackendError, UsageError) as error:
-            verdict = fail_unmeasured(context, self.gate, self.phase_gate, error)
+            verdict = await fail_unmeasured(context, self.gate, self.phase_gate, error)
             return Outcome(
                 "fail",
                 f"{self.phase_gate} could not be measured: {visible(str(error), limit=500)}",

@@ -39,7 +39,7 @@ class SloLibrarian(GateAgent):
         texts, params = _of_canary(canary) if context.step else _of_stable(canary)
         asked = await ask(context, texts, window_s=canary.bake)
         params |= {"now": asked.now, "max_sample_age": canary.max_sample_age}
-        verdict = judge(
+        verdict = await judge(
             context, self.gate, self.phase_gate, "slo_levels", asked.answers, params, asked.queries
         )
         name = f"slo/canary_{context.step}.json" if context.step else "slo/p1.json"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from cockpit.agentkit.agent import Outcome
 from cockpit.agentkit.context import BackendMissing, Context
 from cockpit.agents.common import GateAgent, Measured, judge, query, reason_of, summary, write_json
 from cockpit.backends.http import origin
@@ -31,6 +32,16 @@ class PerfEngineer(GateAgent):
         """Refuse prod, whatever the plan calls it."""
         return prod_refused(context)
 
+    async def verify(self, context: Context) -> Outcome:
+        """Measure in P1; under a canary step send nothing: it would disturb what A11 is judging."""
+        if context.step:
+            return Outcome(
+                "ok",
+                "no load is sent while users are on the canary; the verdict of P1 stands",
+                "A11 judges the canary's latency under its own traffic",
+            )
+        return await super().verify(context)
+
     async def measure(self, context: Context) -> Measured:
         """Run both profiles one after the other, judge, and write one file each."""
         load = place(context)
@@ -47,7 +58,7 @@ class PerfEngineer(GateAgent):
             "services": list(load.services),
             "min_requests": context.plan.canary.min_requests,
         }
-        verdict = judge(
+        verdict = await judge(
             context,
             self.gate,
             self.phase_gate,

@@ -40,7 +40,7 @@ class PolicyGatekeeper(GateAgent):
         decision = await context.policy.decide(BUNDLE, asked)
         answers = {"input": encode_input(asked), "decision": decision.raw}
         met = [text for text, agent in MET_BY.items() if agent in context.plan.agents]
-        verdict = judge(
+        verdict = await judge(
             context,
             self.gate,
             self.phase_gate,

@@ -8,7 +8,7 @@ from typing import Any
 from xml.etree import ElementTree as Xml
 
 from cockpit.agentkit.context import Context
-from cockpit.agents.common import GateAgent, Measured, judge, query, reason_of
+from cockpit.agents.common import GateAgent, Measured, judge, query, reason_of, together
 from cockpit.base.errors import BackendError
 from cockpit.base.text import visible
 from cockpit.plan.model import Smoke
@@ -45,16 +45,13 @@ class QeGeneralist(GateAgent):
         paths = context.plan.targets.smoke
         entry = str(context.plan.targets.entry_url).rstrip("/")
         slots = asyncio.Semaphore(_AT_ONCE)
-        async with asyncio.TaskGroup() as tasks:
-            running = {
-                path.name: tasks.create_task(_read(context, slots, entry + path.path)) for path in paths
-            }
-        answers = {name: task.result()[0] for name, task in running.items()}
-        took = {name: task.result()[1] for name, task in running.items()}
+        read = await together({path.name: _read(context, slots, entry + path.path) for path in paths})
+        answers = {name: answer for name, (answer, _) in read.items()}
+        took = {name: seconds for name, (_, seconds) in read.items()}
         params = {
             "paths": [{"name": path.name, "status": path.status, "contains": path.contains} for path in paths]
         }
-        verdict = judge(
+        verdict = await judge(
             context,
             self.gate,
             self.phase_gate,

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import asyncio
 import math
 from datetime import timedelta
 from typing import Any
 
 from cockpit.agentkit.agent import Outcome, ReadOnlyAgent
 from cockpit.agentkit.context import BackendMissing, Context
-from cockpit.agents.common import blocked, failed, recorded, vouch, write_json
+from cockpit.agents.common import blocked, recorded, together, vouch, write_json
 from cockpit.base.errors import BackendError, BackendGarbage
 from cockpit.base.text import visible
 from cockpit.plan.model import Risk, RiskTrigger
@@ -44,7 +43,12 @@ class RiskOfficer(ReadOnlyAgent):
         except BackendMissing as missing:
             return blocked(str(missing))
         except BackendError as error:
-            return failed(error, "the risk triggers could not be measured")
+            # Not a breach and not an ok: nobody knows.
+            return Outcome(
+                "blocked",
+                f"the risk triggers could not be measured: {visible(str(error), limit=1000)}",
+                "look at the metrics back end, then run VERIFY again",
+            )
         exceptions = [_exception(context, one) for one in context.plan.exceptions]
         reasons = [f"{row['id']}: {row['reason']}" for row in rows if row["stops"]]
         reasons += [f"{row['id']}: {row['reason']}" for row in exceptions if row["stops"]]
@@ -83,13 +87,10 @@ def rating(risk: Risk) -> str:
 
 
 async def _risk(context: Context, risk: Risk) -> dict[str, Any]:
-    async with asyncio.TaskGroup() as tasks:
-        running = [tasks.create_task(_caught(context, trigger)) for trigger in risk.triggers]
-    triggers = [task.result() for task in running]
-    for found in triggers:
-        if isinstance(found, BackendError):
-            raise found
-    measured = [found for found in triggers if isinstance(found, dict)]
+    found = await together(
+        {str(number): _trigger(context, trigger) for number, trigger in enumerate(risk.triggers)}
+    )
+    measured = list(found.values())
     fired = [found for found in measured if found["fired"]]
     unknown = [found for found in measured if found["fired"] is None]
     state, reason = risk.state, f"the plan says {risk.state}"
@@ -112,13 +113,6 @@ async def _risk(context: Context, risk: Risk) -> dict[str, Any]:
         "rollback": risk.rollback,
         "triggers": measured,
     }
-
-
-async def _caught(context: Context, trigger: RiskTrigger) -> dict[str, Any] | BackendError:
-    try:
-        return await _trigger(context, trigger)
-    except BackendError as error:
-        return error
 
 
 async def _trigger(context: Context, trigger: RiskTrigger) -> dict[str, Any]:

@@ -67,7 +67,7 @@ def headroom_load(answers: Mapping[str, bytes], params: Mapping[str, Any]) -> Ju
         for service in services:
             point, lower[service] = headroom(results, service, target)
             metrics[f"headroom_{service}"] = finite(lower[service])
-            metrics[f"headroom_point_{service}"] = finite(point)
+            metrics[f"estimate_{service}"] = finite(point)
     except Trouble as trouble:
         return Judgement(trouble.outcome, trouble.reason, metrics, thresholds)
     return _least(lower, threshold_text=params["threshold"], metrics=metrics)

@@ -129,7 +129,7 @@ def _breaks(a: Schema, b: Schema, where: str, depth: int) -> Iterator[str]:
     left: Mapping[str, Any] = {} if a is True else a
     listed = _values(left)
     if listed is not None:
-        # A finite set: each of its values is tried, which is exact; those the left itself refuses are skipped.
+        # A finite set: each value is tried, which is exact; those the left itself refuses are skipped.
         yield from _tried(listed, left, b, where)
         return
     allowed = _values(b)

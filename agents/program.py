@@ -1,0 +1,144 @@
+"""Program: the Release Conductor's own judgement (A1), go/no-go and the approvals matrix."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import msgspec
+
+from cockpit.agentkit.context import Context
+from cockpit.agents.common import GateAgent, Measured, judge, query, reason_of, summary, write_json
+from cockpit.agents.declared import build, govern, run
+from cockpit.base.files import sha256_hex
+from cockpit.verdicts.gates import owing_of
+from cockpit.verdicts.rules.go_no_go import checklist_of
+
+_DUE = ("P0", "P1", "P2", "P3", "P4", "P5", "P6")
+
+
+class ReleaseConductor(GateAgent):
+    """A1: computes the checklist of seed section 20 from the run's state; only a go passes."""
+
+    gate = "policy"
+    phase_gate = "all_required_gates"
+
+    def needs(self, context: Context) -> str:
+        """Need nothing but the run's own state."""
+        return f"compute go/no-go over {', '.join(context.plan.required_gates)}"
+
+    def blocked(self, context: Context) -> str:
+        """Say what of P8 is not there."""
+        return "GA flips are not built in this version" if context.request.phase == "P8" else ""
+
+    async def measure(self, context: Context) -> Measured:
+        """Compute, judge, and write checklist and matrix."""
+        facts = facts_document(context)
+        # Whole seconds would do; what matters is that recomputing uses the same moment.
+        now = context.now()
+        verdict = await judge(
+            context,
+            self.gate,
+            self.phase_gate,
+            "go_no_go",
+            {"facts": json.dumps(facts, sort_keys=True).encode()},
+            {"now": now},
+            {"facts": query(context, "the run's state", "journal", samples=len(facts["gates"]))},
+        )
+        checklist = checklist_of(json.loads(json.dumps(facts)), context.clock.now())
+        artifacts = (
+            write_json(context, "go_no_go.json", checklist.model_dump(mode="json"), "evidence"),
+            write_json(context, "approvals_matrix.json", approvals(context, summary(verdict)), "evidence"),
+        )
+        return Measured((verdict,), artifacts, reason_of((verdict,)), next="promote")
+
+
+def facts_document(context: Context) -> dict[str, Any]:
+    """Return what the checklist is computed from, as JSON values."""
+    state, plan = context.state(), context.plan
+    due = [phase for phase in _DUE if phase in plan.phases]
+    roster = (*build.ENTRIES, *run.ENTRIES, *govern.ENTRIES)
+    return {
+        "plan": {
+            "target_version": plan.target_version,
+            "headroom_target": plan.headroom_target,
+            "risks": [
+                {"id": one.id, "likelihood": one.likelihood, "impact": one.impact, "state": one.state}
+                for one in plan.risks
+            ],
+            "exceptions": [
+                {
+                    "id": one.id,
+                    "owner": one.owner,
+                    "approved_by": one.approved_by,
+                    "expires": one.expires.isoformat(),
+                }
+                for one in plan.exceptions
+            ],
+        },
+        "plan_sha256": context.plan_sha256,
+        "images": {one.name: one.image.digest for one in plan.services},
+        "required_gates": list(plan.required_gates),
+        "owing": {
+            gate: list(agents) for gate, agents in owing_of(roster, listed=plan.agents, due=due).items()
+        },
+        "gates": msgspec.to_builtins(state.gates),
+        "risks": [*msgspec.to_builtins(state.risks), *_measured_risks(context)],
+        "packs": msgspec.to_builtins(state.packs),
+    }
+
+
+_UNMEASURED = {"id": "risk-register-not-measured", "state": "open", "rating": "high"}
+
+
+def _measured_risks(context: Context) -> list[dict[str, Any]]:
+    """Return the risks as the Risk Officer last measured them; without his register, one that says so."""
+    if "A4" not in context.plan.agents:
+        return []
+    recorded = {one.path: one.sha256 for one in context.state().artifacts}
+    try:
+        raw = context.artifacts.path("risk/register.json").read_bytes()
+        if sha256_hex(raw) != recorded.get("risk/register.json"):
+            return [_UNMEASURED]
+        return [
+            {"id": row["id"], "state": row["state"], "rating": row["rating"]}
+            for row in json.loads(raw)["risks"]
+        ]
+    except (OSError, ValueError, KeyError, TypeError):
+        return [_UNMEASURED]
+
+
+def approvals(context: Context, verdict: dict[str, Any]) -> dict[str, Any]:
+    """Return who approved what, what was waived outright, and which exceptions there are."""
+    plan, state = context.plan, context.state()
+    waived = {one.what: one for one in plan.waivers}
+    matrix = []
+    for what in ("approvals", "standby"):
+        waiver = waived.get(what)
+        matrix.append(
+            {
+                "what": what,
+                "state": "waived" if waiver is not None else "required",
+                "owner": waiver.owner if waiver is not None else "",
+                "reason": waiver.reason if waiver is not None else "",
+                "recorded": any(row[0] == what for row in state.waivers),
+            }
+        )
+    return {
+        "version": plan.target_version,
+        "matrix": matrix,
+        "approvals": [],  # this version takes none: a plan must waive them outright
+        "questions": msgspec.to_builtins(state.questions),
+        "exceptions": [
+            {
+                "id": one.id,
+                "owner": one.owner,
+                "reason": one.reason,
+                "expires": one.expires.isoformat(),
+                "approved_by": one.approved_by,
+            }
+            for one in plan.exceptions
+        ],
+        "oncall": list(plan.oncall),
+        "go_no_go": verdict,
+    }
