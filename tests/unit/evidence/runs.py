@@ -1,0 +1,266 @@
+"""A whole run on disk, made with the real writer, heads, blobs and signer, and packed."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import json
+import shutil
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from datetime import timedelta
+from pathlib import Path
+from typing import Any, TypeVar
+
+from msgspec.structs import replace as changed
+
+from cockpit.backends.signing import SigstoreSigning
+from cockpit.base.clock import VirtualClock
+from cockpit.base.files import sha256_hex, write_private
+from cockpit.evidence.pack import Kind, PackFacts, PackFile, build_pack
+from cockpit.evidence.plots import plots_of, render
+from cockpit.evidence.sealing import attest_head, seal
+from cockpit.journal import events as ev
+from cockpit.journal.base import Event
+from cockpit.journal.blobs import BlobStore
+from cockpit.journal.heads import Head, RunKey, origin_of, sign_head, write_head, write_public_key
+from cockpit.journal.reader import read_lines
+from cockpit.journal.upcast import decode
+from cockpit.journal.writer import JournalWriter
+from cockpit.rehearsal.sigstore import SigstoreServer
+from cockpit.rpc.messages import GateVerdict, GoNoGo, Judged, Query, VerdictDetails
+from cockpit.rpc.validate import encode
+from cockpit.verdicts.analysis import look_of
+from cockpit.verdicts.questions import look_document, look_params
+from cockpit.verdicts.rules import find
+from tests.unit.verdicts.samples import AT, NOW, canary, good
+
+E = TypeVar("E", bound=Event)
+WHO = "release@intelgraph.io"
+RUN = "20250923T080000Z-1a2b3c"
+PLAN = "c" * 64
+IMAGES = {"web": "sha256:" + "a" * 64}
+ARTIFACTS = {
+    "sbom/web.spdx.json": b'{"spdxVersion":"SPDX-2.3"}',
+    "perf/baseline.json": b"{}",
+    "perf/headroom.json": b'{"web":0.4}',
+    "release_notes.md": b"# v3.0.0\n",
+}
+
+
+@dataclass
+class Change:
+    """What a run tells differently from the truth."""
+
+    verdict: dict[str, Any] = field(default_factory=dict)
+    look: dict[str, Any] = field(default_factory=dict)
+    gonogo: dict[str, Any] = field(default_factory=dict)
+    required: dict[str, str] = field(default_factory=dict)
+    opened: dict[str, Any] = field(default_factory=dict)
+    rule: str = "named_checks"
+    drop_artifact: str = ""
+
+
+@dataclass(frozen=True)
+class Made:
+    """A packed run: `folder` is the run's, `root` the trusted root it was signed under."""
+
+    folder: Path
+    pack: PackFile
+    facts: PackFacts
+    head: bytes
+    root: str
+    issuer: str
+
+    @property
+    def bundle(self) -> Path:
+        return self.pack.path.with_name(self.pack.path.name + ".sigstore.json")
+
+
+class Maker:
+    """Makes runs that are signed by one stand-in."""
+
+    def __init__(self, server: SigstoreServer) -> None:
+        self._server = server
+
+    def signing(self) -> SigstoreSigning:
+        async def token() -> str:
+            return self._server.token(WHO)
+
+        return SigstoreSigning(
+            self._server.trust_config(), token=token, identity=WHO, issuer=self._server.issuer
+        )
+
+    async def make(
+        self, folder: Path, *, kind: Kind = "closing", change: Change | None = None, plots: bool = False
+    ) -> Made:
+        """Write a run into `folder` and pack it."""
+        change = change or Change()
+        key, clock = RunKey.generate(), VirtualClock(NOW)
+        blobs, signing = BlobStore(folder / "blobs"), self.signing()
+        writer = JournalWriter.open(folder, clock=clock)
+        for name, data in ARTIFACTS.items():
+            write_private(folder / "artifacts" / name, data)
+        signed = await signing.sign_bytes(ARTIFACTS["sbom/web.spdx.json"], deadline=30)
+        write_private(folder / "artifacts/signatures/sbom/web.sigstore.json", signed.bundle_json)
+        for event in [*self._events(blobs, key, change), *_signed(signed.log_index, signed.entry_id)]:
+            clock.advance(1)
+            await writer.append(event)
+        (folder / "artifacts" / change.drop_artifact).unlink() if change.drop_artifact else None
+        position = writer.position
+        await writer.aclose()
+        write_public_key(folder / "heads", key)
+        top = Head(origin_of(RUN), position.records, position.root())
+        write_head(folder / "heads", "close", top, key)
+        write_private(folder / "trusted_root.json", self._server.trusted_root().encode())
+        head = sign_head(top, key)
+        made = await attest_head(folder, RUN, head, key.public_bytes, signing, deadline=30)
+        events: list[ev.AnyEvent] = (
+            [decode(line) for line in read_lines(folder / "journal.jsonl")] if plots else []
+        )
+        facts = PackFacts(
+            commit_from="1" * 40,
+            commit_to="2" * 40,
+            identity=WHO,
+            issuer=self._server.issuer,
+            entry_id=made.entry_id,
+            absent={"dr": "the plan has no disaster-recovery drill"},
+            extra=await render(plots_of(events, limits={"burn": 6.0}), deadline=60),
+        )
+        pack = build_pack(folder, kind, facts, head=head, path=folder / "evidence.zip")
+        await seal(pack.path, signing, deadline=30)
+        return Made(folder, pack, facts, head, self._server.trusted_root(), self._server.issuer)
+
+    async def seal_again(self, made: Made, raw: bytes, target: Path) -> None:
+        """Sign other bytes as this run's pack, as the release's own identity could."""
+        write_private(target, raw)
+        await seal(target, self.signing(), deadline=30)
+
+    def _events(self, blobs: BlobStore, key: RunKey, change: Change) -> Sequence[Event]:
+        verdict = _verdict(blobs, change.rule)
+        blob = blobs.put(encode(verdict)).digest
+        judged = ev.GateJudged(
+            gate=verdict.gate,
+            phase_gate=verdict.details.phase_gate,
+            agent="A20",
+            phase="P3",
+            env=verdict.env,
+            verdict=verdict.verdict,
+            outcome=verdict.details.outcome,
+            reason=verdict.details.reason,
+            metrics=dict(verdict.metrics),
+            thresholds=list(verdict.thresholds),
+            images=IMAGES,
+            plan_sha256=PLAN,
+            valid_s=86400.0,
+            verdict_blob=blob,
+        )
+        checklist = GoNoGo(
+            version="v3.0.0", gates={"policy": "pass"}, headroom={}, exceptions=[], risk_open=[],
+            drill_recent=None, evidence_signed=True, go=True,
+        ).model_copy(update=change.gonogo)  # fmt: skip
+        return [
+            _opened(key, change),
+            _changed(judged, change.verdict),
+            ev.RequiredGates(gates={"policy": "pass", **change.required}),
+            ev.EvidenceSealed(
+                kind="promotion", path="promotion.zip", sha256="d" * 64, log_index=1, entry_id="e" * 64
+            ),
+            ev.GoNoGoComputed(
+                go=checklist.go,
+                reasons=list(checklist.reasons),
+                headroom={},
+                blob=blobs.put(encode(checklist)).digest,
+            ),
+            ev.StepStarted(step=1, weight=10),
+            ev.WeightSeen(desired=10, observed=10.2),
+            _changed(_look(blobs), change.look),
+            *(
+                ev.ArtifactWritten(agent="A15", path=name, sha256=sha256_hex(data), kind="report")
+                for name, data in ARTIFACTS.items()
+            ),
+        ]
+
+
+def _opened(key: RunKey, change: Change) -> ev.RunOpened:
+    public = base64.b64encode(key.public_bytes).decode()
+    opened = ev.RunOpened(
+        run_id=RUN, version="v3.0.0", repo="intelgraph-platform", environment="prod", plan_sha256=PLAN,
+        plan_blob="", rehearsal=True, reduced=["the plan leaves out P5"], trust_profile="embedded",
+        operator="someone", host="here", run_key=public, steps=[10, 50, 100],
+        services=[ev.ServiceImage("web", IMAGES["web"])], phases=["P3", "P6"], required_gates=["policy"],
+        window_start=str(NOW), window_end=str(NOW + timedelta(hours=4)), roster=[],
+    )  # fmt: skip
+    return _changed(opened, change.opened)
+
+
+def _changed(event: E, fields: dict[str, Any]) -> E:
+    return changed(event, **fields)
+
+
+def _signed(log_index: int, entry_id: str) -> list[Event]:
+    name = "sbom/web.spdx.json"
+    return [
+        ev.ArtifactSigned(
+            path=name,
+            sha256=sha256_hex(ARTIFACTS[name]),
+            bundle="signatures/sbom/web.sigstore.json",
+            log_index=log_index,
+            entry_id=entry_id,
+        )
+    ]
+
+
+def _verdict(blobs: BlobStore, rule: str) -> GateVerdict:
+    answer = json.dumps({"checks": [{"name": "chain", "ok": True, "detail": "whole"}]}).encode()
+    params = {"required": ["chain"]}
+    judgement = find("named_checks")({"checks": answer}, params)
+    digest = blobs.put(answer).digest
+    return GateVerdict(
+        gate="policy",
+        env="prod",
+        verdict="pass",
+        metrics=judgement.metrics,
+        thresholds=list(judgement.thresholds),
+        details=VerdictDetails(
+            phase_gate="audit",
+            outcome=judgement.outcome,
+            reason=judgement.reason,
+            judged=Judged(images=IMAGES, env="prod", plan_sha256=PLAN, valid_s=86400.0),
+            queries=[
+                Query(text="journal", backend="journal", asked_at="2025-09-23T08:00:00Z", answer=digest)
+            ],
+            rule={"name": rule, "params": params, "answers": {"checks": digest}},
+        ),
+    )
+
+
+def _look(blobs: BlobStore) -> ev.LookTaken:
+    answers = good()
+    params = look_params(canary(), window_s=8, weight=10, now=AT)
+    look = look_of(answers, params)
+    digests = {name: blobs.put(raw).digest for name, raw in answers.items()}
+    return ev.LookTaken(
+        step=1,
+        look=1,
+        outcome=look.outcome,
+        critical=look.critical,
+        reason=look.reason,
+        requests=look.requests,
+        metrics=look.metrics,
+        burn=look.burn,
+        passes=1,
+        required=4,
+        failures=0,
+        answers=blobs.put(look_document(params, digests, {})).digest,
+    )
+
+
+def copy_of(made: Made, folder: Path) -> Made:
+    """Return the pack and its bundle in a folder of its own, to be spoilt."""
+    folder.mkdir(parents=True, exist_ok=True)
+    target = folder / made.pack.path.name
+    shutil.copyfile(made.pack.path, target)
+    shutil.copyfile(made.bundle, folder / made.bundle.name)
+    digest = hashlib.sha256(target.read_bytes()).hexdigest()
+    return replace(made, pack=replace(made.pack, path=target, sha256=digest))
