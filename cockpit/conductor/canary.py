@@ -141,9 +141,10 @@ class Promotion:
         await self._observe(weight)
         await self._stage(step, "bake")
         bake = Bake(self._w.analyst, self._canary, self._w.clock, self._w.recorder, step)
-        async with alongside(self._w.gatekeeper.under_step(step)) as verifying:
-            await bake.until_passed()
-            await verifying
+        await bake.until_passed()
+        # The agents judge what has baked; a breach in the meantime still ends the step.
+        async with alongside(bake.watch()):
+            await self._w.gatekeeper.under_step(step)
         await self._stage(step, "decide")
         if self._w.effects.halted:
             raise EffectRefused("HALT is in force: the step is not decided", reason="halt")
