@@ -13,6 +13,7 @@ from textual.actions import SkipAction
 from textual.app import App
 from textual.binding import Binding, BindingType
 from textual.filter import LineFilter, Monochrome
+from textual.notifications import SeverityLevel
 from textual.screen import Screen
 from textual.widgets import Input
 
@@ -183,9 +184,10 @@ class CockpitApp(App[None], inherit_bindings=False):
         """Ask for a new view at the next turn."""
         self._changed = True
 
-    def notice(self, text: str) -> None:
+    def notice(self, text: str, *, bad: bool = False) -> None:
         """Say something in passing; never markup."""
-        self.notify(visible(text, limit=400), markup=False, timeout=8)
+        severity: SeverityLevel = "error" if bad else "information"
+        self.notify(visible(text, limit=400), markup=False, timeout=8, severity=severity)
 
     # -- keys ---------------------------------------------------------------------------------------------
 
@@ -314,9 +316,10 @@ class CockpitApp(App[None], inherit_bindings=False):
     def _read_plan(self, digest: str) -> None:
         data = self._blob(digest)
         if data is not None:
-            self.call_from_thread(self._take_factors, firing_factors(data))
+            self.call_from_thread(self.take_factors, firing_factors(data))
 
-    def _take_factors(self, factors: tuple[float, ...]) -> None:
+    def take_factors(self, factors: tuple[float, ...]) -> None:
+        """Take the burn rates at which the alert fires."""
         self._factors = factors
         self.repaint()
 

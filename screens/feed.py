@@ -164,6 +164,7 @@ class ReplayFeed:
         self.replay = replay
         self._run_dir = run_dir
         self._shown = -1
+        self._play = False
         self.loading = False
         self.chain = Chain("unverified")
         self.trouble = ""
@@ -199,9 +200,16 @@ class ReplayFeed:
 
     def advance(self) -> bool:
         """Apply what is due."""
+        if self._play and self.replay.length:
+            self._play = False
+            self.replay.play()
         moved = self.replay.advance()
         changed, self._shown = self._shown != self.replay.position, self.replay.position
         return moved or changed
+
+    def play_when_loaded(self) -> None:
+        """Start playing as soon as there is something to play."""
+        self._play = True
 
     def judged(self, chain: Chain) -> None:
         """Take the verdict on the recording; what cannot be trusted is not shown."""

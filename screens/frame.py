@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
+from textual import events
 from textual.app import ComposeResult
 from textual.screen import Screen
 from textual.widget import Widget
@@ -63,9 +64,9 @@ class Frame(Screen[None], inherit_bindings=False):
         for part in self.parts():
             part.restyle(look)
 
-    def on_resize(self) -> None:
+    def on_resize(self, event: events.Resize) -> None:
         """Choose the layout for the size."""
-        width, height = self.app.size
+        width, height = event.size
         self.set_class(width < MIN_WIDTH or height < MIN_HEIGHT, "too-small")
         self.set_class(width < _COMPACT_BELOW[0] or height < _COMPACT_BELOW[1], "compact")
         self.set_class(width >= _WIDE_FROM[0] and height >= _WIDE_FROM[1], "wide")

@@ -45,7 +45,7 @@ class Stops:
 
     async def _after_halt(self) -> None:
         words = [
-            "HALT was sent: nothing forward goes out, traffic stays as it is.",
+            "HALT is on its way; the line at the top shows whether it took effect.",
             "",
             "Why? The reason is recorded.",
         ]
@@ -195,6 +195,9 @@ class Stops:
             return False
         taken = await link.send(kind, self._state, reason=reason, question=question, answer=answer)
         self._app.repaint()
+        if not taken:
+            trouble = next((sent.trouble for sent in link.desk().sent if sent.kind == kind), "")
+            self._app.notice(f"{kind.upper()} NOT DELIVERED: {trouble}", bad=True)
         return taken
 
     def _blocked(self, what: str) -> bool:

@@ -18,7 +18,7 @@ class Banner(Lines):
         count = min(_MOST, sum(1 for alert in alerts(view) if alert.banner))
         if self.styles.height is None or self.styles.height.value != count:
             self.styles.height = count
-        self.display = count > 0
+        self.display = count > 0 and not self.screen.has_class("too-small")
         super().show(view)
 
     def rows(self, view: View, width: int) -> list[Row]:

@@ -43,7 +43,7 @@ class Canary(Pane):
     def rows(self, view: View, width: int, height: int) -> list[Row]:
         """Return the rows, most important first so that a small pane loses the least."""
         canary = view.state.canary
-        rows = [clip(self._steps(view), width), *self._weights(canary, width), self._counts(canary)]
+        rows = [clip(self._steps(view), width), *self._weights(canary, width), self._counts(canary, width)]
         rows += self._last(canary.last, width)
         if canary.decision:
             sign = mark(canary.decision)
@@ -58,7 +58,8 @@ class Canary(Pane):
                 )
             )
         rows += self._replicas(canary, width)
-        return rows
+        names = self._deployments(canary, width)
+        return [*rows, (), *names] if len(rows) + len(names) < height else rows
 
     def _steps(self, view: View) -> Row:
         look, canary = self.look, view.state.canary
@@ -107,7 +108,7 @@ class Canary(Pane):
         )
         return rows
 
-    def _counts(self, canary: CanaryView) -> Row:
+    def _counts(self, canary: CanaryView, width: int) -> Row:
         look = self.look
         dots: list[Segment] = []
         if 0 < canary.required <= 12:
@@ -124,7 +125,7 @@ class Canary(Pane):
             *dots,
             (f"{canary.passes}{needed}", look.strong),
             (f"   {failures}", bad),
-            (f"   {canary.looks} looks", look.quiet),
+            (f"   {canary.looks} looks" if width >= 46 else "", look.quiet),
         )
 
     def _last(self, last: LookView | None, width: int) -> list[Row]:
@@ -163,4 +164,22 @@ class Canary(Pane):
         rows: list[Row] = [tuple(row)]
         if short:
             rows.append(clip((("          ", look.quiet), *short), width))
+        return rows
+
+    def _deployments(self, canary: CanaryView, width: int) -> list[Row]:
+        """Each deployment with its pods, in columns; for a pane with room to spare."""
+        look = self.look
+        cells = [(visible(name, limit=40), counts) for name, counts in sorted(canary.replicas.items())]
+        if not cells:
+            return []
+        size = max(len(name) for name, _ in cells) + 9
+        across = max(1, width // size)
+        rows: list[Row] = []
+        for start in range(0, len(cells), across):
+            row: list[Segment] = []
+            for name, counts in cells[start : start + across]:
+                desired, ready = (*counts, 0, 0)[:2]
+                icon, style = ("✓", look.quiet) if ready >= desired else ("!", look.warn)
+                row.append((fit(f" {icon} {name} {ready}/{desired}", size), style))
+            rows.append(tuple(row))
         return rows

@@ -47,8 +47,8 @@ class Gates(Pane):
         for name, status in view.state.required_gates.items():
             sign = mark(status)
             reason = view.state.gate_reasons.get(name, "")
-            head = f"{sign.icon} {fit(name, 13)} {fit(sign.word, 13)}"
-            rows.append(((head, sign.style(look) + Style(bold=True)), (fit(reason, width - 29), look.quiet)))
+            head = f"{sign.icon} {fit(name, 13)} {fit(sign.word, 14)}"
+            rows.append(((head, sign.style(look) + Style(bold=True)), (fit(reason, width - 30), look.quiet)))
             self._ids.append(f"required/{name}")
         for gate in sorted(view.state.gates, key=_order):
             rows.append(self._verdict(gate, width))

@@ -28,7 +28,7 @@ class Progress(Lines):
         at, look = view.playback, self.look
         if at is None:
             return []
-        word = "▶ playing" if at.playing else "■ at end " if at.position >= at.length else "⏸ paused "
+        word = "▶ playing" if at.playing else "■ at end " if at.position >= at.length else "■ paused "
         left = f" {word} {at.speed_word:<4} "
         loading = " loading" if at.loading else ""
         passed, total = max(0.0, view.now - at.begin), max(0.0, at.finish - at.begin)

@@ -1,0 +1,160 @@
+"""The entry functions in a real terminal: tmux, 80 by 24, ended by `q` and by signals."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+import uuid
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from cockpit.base.errors import UsageError
+from cockpit.screens.entry import run_live, run_replay
+from tests.ui import sample
+
+ROOT = Path(__file__).parents[2]
+
+
+class Terminal:
+    """A tmux server of its own with one shell."""
+
+    def __init__(self, folder: Path) -> None:
+        self._socket = f"cockpit-{uuid.uuid4().hex[:12]}"
+        self._folder = folder
+        env = {**os.environ, "TERM": "xterm-256color", "PS1": "$ ", "LC_ALL": "C.UTF-8"}
+        self.tmux("new-session", "-d", "-x", "80", "-y", "24", "-s", "t", "sh", env=env)
+
+    def tmux(self, *args: str, env: dict[str, str] | None = None) -> str:
+        """Run a tmux command."""
+        command = ["tmux", "-u", "-L", self._socket, "-f", "/dev/null", *args]
+        return subprocess.run(command, env=env, cwd=ROOT, capture_output=True, text=True, timeout=20).stdout
+
+    def keys(self, *keys: str) -> None:
+        """Type keys."""
+        self.tmux("send-keys", "-t", "t", *keys)
+
+    def screen(self) -> str:
+        """Return what the terminal shows."""
+        return self.tmux("capture-pane", "-p", "-t", "t")
+
+    def run(self, code: str) -> None:
+        """Start a Python program that writes its process id and prints what it returned."""
+        program = self._folder / "program.py"
+        lines = (
+            "import os, pathlib",
+            f"pathlib.Path({str(self._folder / 'pid')!r}).write_text(str(os.getpid()))",
+            "from pathlib import Path",
+            "from cockpit.screens.entry import run_live, run_replay",
+            f"print('RETURNED', {code})",
+        )
+        program.write_text("\n".join(lines))
+        self.keys(
+            f"{sys.executable} {program}; stty -a | grep -o -- '[-]*echo ' | head -1; echo END", "Enter"
+        )
+
+    @property
+    def pid(self) -> int:
+        """The program's process id."""
+        return int((self._folder / "pid").read_text())
+
+    def end(self) -> None:
+        """End the server and what runs in it."""
+        self.tmux("kill-server")
+
+
+def until(condition: Callable[[], bool], what: str, seconds: float = 30.0) -> None:
+    """Wait for a condition, with a deadline."""
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, f"never came about: {what}"
+        time.sleep(0.05)
+
+
+@pytest.fixture
+def terminal(tmp_path: Path) -> Iterator[Terminal]:
+    """Give a terminal; skipped where there is no tmux."""
+    if shutil.which("tmux") is None:
+        pytest.skip("tmux is not installed")
+    one = Terminal(tmp_path)
+    try:
+        yield one
+    finally:
+        one.end()
+
+
+def _gone(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return True
+    return False
+
+
+@pytest.mark.tmux
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
+def test_a_signal_leaves_the_terminal_sane_and_says_how_to_come_back(
+    tmp_path: Path, terminal: Terminal, number: signal.Signals
+) -> None:
+    run = sample.write_journal(tmp_path / "run", sample.halfway())
+    terminal.run(f"run_live(Path({str(run)!r}), True)")
+    until(lambda: "H HALT" in terminal.screen() and "Canary" in terminal.screen(), "the cockpit")
+    os.kill(terminal.pid, number)
+    until(lambda: "END" in terminal.screen().splitlines(), "the shell again")
+    screen = terminal.screen()
+    assert "RETURNED 0" in screen
+    assert "cockpit follow --control --run" in screen.replace("\n", "")
+    assert "H HALT" not in screen
+    assert "Traceback" not in screen
+    assert "-echo" not in screen.splitlines()[-5:]
+    terminal.keys("echo al''ive", "Enter")
+    until(lambda: "alive" in terminal.screen().splitlines(), "the shell answering")
+
+
+@pytest.mark.tmux
+def test_a_closed_terminal_ends_the_screen(tmp_path: Path, terminal: Terminal) -> None:
+    run = sample.write_journal(tmp_path / "run", sample.halfway())
+    terminal.run(f"run_live(Path({str(run)!r}), False)")
+    until(lambda: "READ-ONLY" in terminal.screen(), "the cockpit")
+    pid = terminal.pid
+    terminal.end()
+    until(lambda: _gone(pid), "the process gone")
+
+
+@pytest.mark.tmux
+def test_a_closed_run_stays_until_q_and_its_exit_code_is_returned(tmp_path: Path, terminal: Terminal) -> None:
+    run = sample.write_journal(tmp_path / "run", sample.rolled_back())
+    terminal.run(f"run_live(Path({str(run)!r}), False)")
+    until(lambda: "ROLLED BACK · exit 20" in terminal.screen(), "the outcome")
+    terminal.keys("q")
+    until(lambda: "RETURNED 20" in terminal.screen(), "the exit code")
+
+
+@pytest.mark.tmux
+def test_a_recording_plays_in_a_terminal(tmp_path: Path, terminal: Terminal) -> None:
+    run = sample.write_journal(tmp_path / "run", sample.halfway())
+    terminal.run(f"run_replay(Path({str(run)!r}), 64.0)")
+    until(
+        lambda: "at end" in terminal.screen() and "step 2/3" in terminal.screen(), "the end of the recording"
+    )
+    assert "VERIFIED" in terminal.screen()
+    terminal.keys("q")
+    until(lambda: "RETURNED 0" in terminal.screen(), "the exit code")
+
+
+@pytest.mark.ui
+def test_what_cannot_be_shown_is_refused_with_a_reason(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="not a recording"):
+        run_replay(tmp_path, 1.0)
+    run = sample.write_journal(tmp_path, sample.green())
+    with pytest.raises(UsageError, match="no such speed: 3"):
+        run_replay(run, 3.0)
+    with pytest.raises(UsageError, match="needs a terminal"):
+        run_replay(run / "journal.jsonl", 1.0)
+    with pytest.raises(UsageError, match="needs a terminal"):
+        run_live(run, True)
