@@ -54,6 +54,9 @@ def main(argv: list[str] | None = None) -> int:
         reason = asyncio.run(run_world(folder, chosen, speed, options.watch_lock, options.bound))
         print(f"the world ends: {reason}", file=sys.stderr)
         return EXIT_OK
+    except KeyboardInterrupt:  # before anything was started
+        print("the world ends: told by SIGINT", file=sys.stderr)
+        return EXIT_OK
     except (CockpitError, OSError, ExceptionGroup) as error:
         return _say(error)
 

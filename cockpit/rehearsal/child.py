@@ -43,6 +43,7 @@ class AppProcess:
             "cockpit.rehearsal.app.process",
             stdin=asyncio.subprocess.PIPE,
             stdout=asyncio.subprocess.PIPE,
+            start_new_session=True,  # Ctrl-C is for the world, which then closes the pipe
         )
         assert process.stdin is not None and process.stdout is not None
         try:

@@ -52,6 +52,20 @@ async def test_traffic_follows_the_weights_of_the_route(tmp_path: Path) -> None:
         assert len(world.served(track="canary")) == done
 
 
+async def test_weights_are_followed_across_a_compaction_and_cut_watches(tmp_path: Path) -> None:
+    async with release(tmp_path, "green") as world:
+        await world.deploy_canary()
+        world.platform.kube.drop_watches()
+        world.platform.kube.forget_history()
+        await world.shift(100)
+
+        async def all_of_it() -> bool:
+            lines = world.served(env="prod")[-40:]
+            return len(lines) == 40 and {line["track"] for line in lines} == {"canary"}
+
+        await until("everyone is on the canary", all_of_it)
+
+
 async def test_every_query_of_the_plan_has_an_answer_during_a_canary(tmp_path: Path) -> None:
     async with release(tmp_path, "green") as world:
         await world.deploy_canary()

@@ -201,6 +201,8 @@ async def _main() -> int:
     reader = asyncio.StreamReader(limit=_MAX_SETTINGS)
     await loop.connect_read_pipe(lambda: asyncio.StreamReaderProtocol(reader), sys.stdin)
     line = await reader.readline()
+    if not line:
+        return 0  # the world went away before it said anything
     try:
         settings = Settings.from_json(line)
     except (ValueError, KeyError, TypeError):
