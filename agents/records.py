@@ -1,0 +1,81 @@
+"""What agents' artifacts say that belongs into the journal: signatures, risks, messages.
+
+Agents only answer; whoever holds the journal calls this with an answer and records what it returns.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from cockpit.agentkit.artifacts import FOLDER
+from cockpit.agents import comms, notary
+from cockpit.base.text import visible
+from cockpit.journal.base import Event
+from cockpit.journal.events import ArtifactSigned, EvidencePending, MessagePosted, RiskChanged
+from cockpit.journal.state import ReleaseState
+from cockpit.rpc.messages import AgentResponse
+
+REGISTER = "risk/register.json"
+
+
+def events_of(agent: str, response: AgentResponse, run_dir: Path, state: ReleaseState) -> list[Event]:
+    """Return the events an agent's valid answer gives rise to, leaving out what the state already says.
+
+    Read from the artifacts the answer names (their hashes have been checked). Never raises: a file that
+    cannot be read gives none.
+    """
+    named = {artifact.path for artifact in response.artifacts}
+    if agent == "A3" and notary.INDEX in named:
+        return _signatures(_read(run_dir, notary.INDEX), state)
+    if agent == "A4" and REGISTER in named:
+        return _risks(_read(run_dir, REGISTER), state)
+    if agent == "A41" and comms.LOG in named:
+        return _messages(_read(run_dir, comms.LOG), response)
+    return []
+
+
+def _read(run_dir: Path, path: str) -> dict[str, Any]:
+    try:
+        document = json.loads((run_dir / FOLDER / path).read_bytes())
+    except (OSError, ValueError, RecursionError):
+        return {}
+    return document if isinstance(document, dict) else {}
+
+
+def _signatures(index: dict[str, Any], state: ReleaseState) -> list[Event]:
+    known = {(one.path, one.sha256, one.bundle) for one in state.artifacts}
+    found: list[Event] = [
+        ArtifactSigned(
+            path=row["path"],
+            sha256=row["sha256"],
+            bundle=row["bundle"],
+            log_index=row["log_index"],
+            entry_id=row["entry_id"],
+        )
+        for row in index.get("signed", [])
+        if (row["path"], row["sha256"], row["bundle"]) not in known
+    ]
+    reason = visible("; ".join(index.get("reasons", [])) or "not signed yet", limit=500)
+    return found + [EvidencePending(what=path, reason=reason) for path in index.get("pending", [])]
+
+
+def _risks(register: dict[str, Any], state: ReleaseState) -> list[Event]:
+    known = {one.id: (one.state, one.rating) for one in state.risks}
+    return [
+        RiskChanged(id=row["id"], state=row["state"], rating=row["rating"], reason=row["reason"])
+        for row in register.get("risks", [])
+        if known.get(row["id"]) != (row["state"], row["rating"])
+    ]
+
+
+def _messages(log: dict[str, Any], response: AgentResponse) -> list[Event]:
+    # Only those of this call: its trace id is on the rows it wrote.
+    return [
+        MessagePosted(
+            macro=row["macro"], webhook=row["webhook"], ok=row["ok"], text=row["text"], reason=row["reason"]
+        )
+        for row in log.get("messages", [])
+        if row.get("trace_id") == response.trace_id
+    ]
