@@ -116,6 +116,7 @@ def main(arguments: list[str]) -> int:
     if len(arguments) < 3 or arguments[1] != "--":
         print(__doc__, file=sys.stderr)
         return 64
+    os.umask(0o077)
     return Supervisor(Path(arguments[0]), arguments[2:]).run()
 
 

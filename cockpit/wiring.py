@@ -30,7 +30,7 @@ from cockpit.base.ids import new_run_id
 from cockpit.base.redact import Redactor
 from cockpit.base.tasks import alongside
 from cockpit.conductor.analyst import PrometheusAnalyst
-from cockpit.conductor.calls import AgentCalls
+from cockpit.conductor.calls import ARTIFACTS, AgentCalls
 from cockpit.conductor.control import ControlServer
 from cockpit.conductor.effects import EffectsGate
 from cockpit.conductor.ending import Ending, cause_text, write_results
@@ -56,6 +56,7 @@ from cockpit.verdicts.gates import PHASE_GATES, owing_of
 
 _BEAT = 0.5
 _RUN_KEY = "run.key"
+RELEASE_NOTES = "release_notes.md"
 _STOPPED_HARD = 75
 
 
@@ -87,6 +88,7 @@ class Backends:
 
 async def conduct(plan_path: Path, run_dir: Path, *, unattended: bool, resume: bool) -> int:
     """Run (or, with `resume`, take up and abort) a release; return its exit code."""
+    os.umask(0o077)
     clock = SystemClock()
     loaded = load_plan(plan_path)
     redactor = Redactor()
@@ -100,12 +102,20 @@ async def conduct(plan_path: Path, run_dir: Path, *, unattended: bool, resume: b
     recorder = Recorder(writer, run_dir, run_id, key)
     try:
         await recorder.settle_gaps()
-        if not (begun and recorder.state().run is not None):
-            await recorder.record(_opened(loaded, run_id, key, clock, recorder))
-        ending = await _conduct(loaded, run_dir, recorder, key, clock, redactor, unattended, resume)
-        await recorder.settle_gaps()
-        await recorder.record_abort(RunClosed(exit=ending.exit, outcome=ending.outcome, cause=ending.cause))
+        closed = recorder.state().closed if begun else None
+        if closed is not None:
+            # It died between its terminal record and its files: only those are left to write.
+            ending = Ending(closed.exit, closed.cause)
+        else:
+            if not (begun and recorder.state().run is not None):
+                await recorder.record(_opened(loaded, run_id, key, clock, recorder))
+            ending = await _conduct(loaded, run_dir, recorder, key, clock, redactor, unattended, resume)
+            await recorder.settle_gaps()
+            await recorder.record_abort(
+                RunClosed(exit=ending.exit, outcome=ending.outcome, cause=ending.cause)
+            )
         recorder.final_head("closed")
+        _keep_notes(run_dir, ending)
         write_results(run_dir, recorder.state(), ending)
         (run_dir / _RUN_KEY).unlink(missing_ok=True)
         write_private(run_dir / EXIT, str(ending.exit).encode())
@@ -178,7 +188,7 @@ async def _release(
             lease=lease,
             effects=effects,
             targets=Targets(backends.cluster, plan, lease),
-            abort_targets=Targets(backends.abort_cluster, plan, lease),
+            abort_targets=Targets(backends.abort_cluster, plan, lease, abort=_abort_mark(recorder)),
             analyst=PrometheusAnalyst(backends.metrics, plan.canary, recorder, clock),
             people=people,
             phases=phases,
@@ -231,6 +241,21 @@ class _signals:
         name = signal.Signals(number).name
         self._people.halt(name, "signal", f"{name}: abort")
         self._people.stop(Stop("signal", f"{name} received: abort", name))
+
+
+def _keep_notes(run_dir: Path, ending: Ending) -> None:
+    """Put the release notes beside the summary; where none were made, say so."""
+    made = run_dir / ARTIFACTS / RELEASE_NOTES
+    try:
+        text = made.read_bytes()
+    except OSError:
+        text = f"# Release notes\n\nNone were made: {ending.outcome}.\n".encode()
+    write_private(run_dir / RELEASE_NOTES, text)
+
+
+def _abort_mark(recorder: Recorder) -> str:
+    """Return a mark no earlier conductor of this run has used."""
+    return f"{recorder.run_id}/{os.getpid()}"
 
 
 def _run_id(run_dir: Path, clock: Clock) -> str:

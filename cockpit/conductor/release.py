@@ -266,18 +266,19 @@ class Release:
     async def _end(self, ending: Ending) -> Ending:
         """Sign what there is, seal the closing pack and give the lock back; trouble here is recorded."""
         try:
-            for info in self._p.phases.agents("P6"):
-                if info.id == _NOTARY:
-                    await self._p.phases.op("P6", info, "EVIDENCE", params={"pack": "closing"})
-            await self._p.recorder.write_head("closing")
+            await self._evidence(_COMMS)
+            await self._evidence(_NOTARY)
             await self._p.sealer.seal("closing")
-            for info in self._p.phases.agents("P6"):
-                if info.id == _QA:
-                    await self._p.phases.op("P6", info, "EVIDENCE", params={"pack": "closing"})
+            await self._evidence(_QA)
         except (CockpitError, OSError) as error:
             self._p.recorder.note(Noted(level="error", text=f"closing: {cause_text(error)}"))
         await self._p.lease.release()
         return ending
+
+    async def _evidence(self, agent: str) -> None:
+        for info in self._p.phases.agents("P6"):
+            if info.id == agent:
+                await self._p.phases.op("P6", info, "EVIDENCE", params={"pack": "closing"})
 
 
 async def _run(work: Callable[[], Awaitable[None]]) -> None:

@@ -2,12 +2,15 @@
 
 Kubernetes knows no fences, so each object carries the holder's number as an annotation, and every write
 names the resourceVersion it read: a late write of an older holder gets 409 and then sees the newer number.
+An abort also marks what it writes, so that even a write which changes nothing else gives the object a new
+version: a forward write still on its way when the abort began then gets 409 as well.
 """
 
 from __future__ import annotations
 
 import asyncio
 import copy
+import itertools
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -17,6 +20,7 @@ from cockpit.conductor.lease import ReleaseLease
 from cockpit.plan.model import Plan, Service
 
 FENCE = "release-cockpit.dev/fence"
+ABORT = "release-cockpit.dev/abort"
 _ATTEMPTS = 12
 
 
@@ -41,11 +45,14 @@ class DeploymentSeen:
 class Targets:
     """Reads and, under the fence, writes the release's objects. Hands out no write without a lease."""
 
-    def __init__(self, cluster: Cluster, plan: Plan, lease: ReleaseLease) -> None:
+    def __init__(self, cluster: Cluster, plan: Plan, lease: ReleaseLease, *, abort: str = "") -> None:
+        """Write as the holder of `lease`; `abort` names the abort whose mark each write is to carry."""
         self._cluster = cluster
         self._plan = plan
         self._lease = lease
         self._route = plan.targets.kubernetes.route
+        self._abort = abort
+        self._writes = itertools.count(1)
 
     @property
     def services(self) -> tuple[Service, ...]:
@@ -152,7 +159,10 @@ class Targets:
                     hint="another conductor has taken the release over",
                 )
             body = change(current)
-            metadata = {"annotations": {FENCE: str(self._lease.fence)}}
+            annotations = {FENCE: str(self._lease.fence)}
+            if self._abort:
+                annotations[ABORT] = f"{self._abort}/{next(self._writes)}"
+            metadata = {"annotations": annotations}
             version = str(current["metadata"].get("resourceVersion", ""))
             if not version:
                 raise BackendGarbage(f"{kind.plural}/{name} has no resourceVersion")
