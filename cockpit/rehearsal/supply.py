@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import json
 import secrets
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Callable, Coroutine, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -35,6 +36,8 @@ class Supply:
     """What the rest of the world needs to know of its supply side."""
 
     images: Images
+    publish: Callable[[], Coroutine[Any, Any, None]]
+    """Pushes and attests the images: takes a second, so it is left to the caller when."""
     trust: ImageTrust
     registry_url: str
     issuer: str
@@ -96,19 +99,32 @@ def make_images(
     }
 
 
+def references(host: str, images: Mapping[str, tuple[Image, Image]]) -> Images:
+    """Return how the images are referred to at the registry `host`."""
+
+    def named(image: Image, reference: str) -> str:
+        return f"{host}/{image.repository}{reference}"
+
+    return Images(
+        {service: named(stable, f"@{stable.digest}") for service, (stable, _) in images.items()},
+        {service: named(image, f"@{image.digest}") for service, (_, image) in images.items()},
+        {service: named(image, f":{image.version}") for service, (_, image) in images.items()},
+    )
+
+
 async def publish(
     registry: RegistryServer,
     images: Mapping[str, tuple[Image, Image]],
     signer: BuildSigner,
     scenario: Scenario,
     commits: tuple[str, str],
-) -> Images:
-    """Push every image and attach what its build attested; return the references."""
+) -> None:
+    """Push every image and attach what its build attested; `commits` are those of stable and candidate."""
     for service, pair in images.items():
         for image, contents, commit in zip(pair, (PREVIOUS, CANDIDATE), commits, strict=True):
             repository = registry.repository(image.repository)
             push(repository, image)
-            candidate = image is pair[1]
+            unsigned = image is pair[1] and service == scenario.unsigned_service
             await attach(
                 repository,
                 image,
@@ -118,17 +134,8 @@ async def publish(
                 source=SOURCE,
                 commit=commit,
                 ref=f"refs/tags/{image.version}",
-                signature=not (candidate and service == scenario.unsigned_service),
+                signature=not unsigned,
             )
-
-    def named(image: Image, reference: str) -> str:
-        return f"{registry.host}/{image.repository}{reference}"
-
-    return Images(
-        {service: named(stable, f"@{stable.digest}") for service, (stable, _) in images.items()},
-        {service: named(image, f"@{image.digest}") for service, (_, image) in images.items()},
-        {service: named(image, f":{image.version}") for service, (_, image) in images.items()},
-    )
 
 
 @asynccontextmanager
@@ -143,9 +150,9 @@ async def supplying(place: Path, scenario: Scenario) -> AsyncIterator[Supply]:
     ):
         commits = (forge.stable, forge.candidate)
         made = make_images(scenario, *commits)
-        images = await publish(registry, made, Build(sigstore), scenario, commits)
         yield Supply(
-            images=images,
+            images=references(registry.host, made),
+            publish=partial(publish, registry, made, Build(sigstore), scenario, commits),
             trust=ImageTrust(BUILD_IDENTITY, sigstore.issuer, BUILDER, SOURCE),
             registry_url=registry.url,
             issuer=sigstore.issuer,

@@ -70,7 +70,9 @@ async def _live(folder: Path, scenario: Scenario, pace: Pace) -> None:
         asyncio.TaskGroup() as tasks,
     ):
         tasks.create_task(platform.run())
-        await platform.until_ready()
+        async with asyncio.TaskGroup() as starting:
+            starting.create_task(platform.until_ready())
+            starting.create_task(supply.publish())
         _write(folder, scenario, pace, supply, platform)
         _announce(folder, scenario)
 
