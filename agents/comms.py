@@ -128,6 +128,11 @@ class CommsBard(Agent):
         )
 
 
+def _unknown(macro: object) -> Outcome:
+    said = f"there is no message {visible(str(macro), limit=80)!r}"
+    return Outcome("fail", said, f"ask for one of {', '.join(MACROS)}")
+
+
 def key_of(context: Context, macro: str) -> str:
     """Return the idempotency key of a message: one a run, and for a breach one a step."""
     run = context.state().run

@@ -146,18 +146,19 @@ def _risk(plan: Plan, state: ReleaseState, index: int) -> str:
         "; ".join(f"{trigger.threshold} for {trigger.lasts:g} s" for trigger in risk.triggers) or "no trigger"
     )
     return (
-        f"**{risk.id}** ({risk.likelihood} likelihood, {risk.impact} impact, {status}; {_plain(risk.owner)}): "
-        f"{_plain(triggers)}. Mitigations: {_plain(', '.join(risk.mitigations) or 'none')}."
+        f"**{risk.id}** ({risk.likelihood} likelihood, {risk.impact} impact, {status}; "
+        f"{_plain(risk.owner)}): {_plain(triggers)}. "
+        f"Mitigations: {_plain(', '.join(risk.mitigations) or 'none')}."
     )
 
 
 def _rollback(plan: Plan) -> list[str]:
     steps = ", ".join(f"{step} %" for step in plan.canary.steps)
     lines = [
-        f"The canary goes through {steps}; a breach of its limits takes all traffic back to stable at once and "
-        "scales the canary down. Stable keeps its full size until the last step has passed.",
+        f"The canary goes through {steps}; a breach of its limits takes all traffic back to stable at once "
+        "and scales the canary down. Stable keeps its full size until the last step has passed.",
         "",
-        "By hand: `cockpit rollback --reason …`, at any step and after the release.",
+        "By hand: ROLLBACK in the cockpit or `cockpit rollback`, at any step.",
     ]
     own = [f"- {risk.id}: {_plain(risk.rollback)}" for risk in plan.risks if risk.rollback]
     return [*lines, "", *own] if own else lines
