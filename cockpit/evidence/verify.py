@@ -8,7 +8,7 @@
 6. `heads`: each is signed by the run's key and fits the journal; the manifest's covers it all.  here
 7. `head attestation`: a logged signature certifies the run's key and this root.                 signatures
 8. `state`: the fold of the journal is `state.json`.                                             here
-9. `artifacts`: each is what the journal recorded; each signature holds.                         here
+9. `artifacts`: each is what the journal recorded; each signature of its own holds.              artifact_…
 10. `blobs`: each is what its name says; nothing the journal needs is missing.                   contents
 11. `promotion pack`: the closing pack names the one that was sealed.                            here
 12. `go/no-go`, `verdicts`, `looks`: what was decided follows, judged again.                     recompute
@@ -32,6 +32,7 @@ from cockpit.base.files import sha256_hex
 from cockpit.base.text import visible
 from cockpit.evidence import container, manifest
 from cockpit.evidence import recompute as recomputing
+from cockpit.evidence.artifact_signatures import check_signatures
 from cockpit.evidence.checks import Check, passed
 from cockpit.evidence.contents import Journal, PackBlobs, Redacted, digests_in, read_journal
 from cockpit.evidence.pack import STATE, TRUSTED_ROOT
@@ -41,8 +42,10 @@ from cockpit.evidence.trust import Trust, choose_trust
 from cockpit.journal.events import EvidenceSealed, GateJudged, GoNoGoComputed, LookTaken, RunOpened
 from cockpit.journal.fold import Fold
 from cockpit.journal.heads import PUBLIC_KEY_NAME, Head, origin_of, parse_and_verify
-from cockpit.journal.state import ArtifactView, encode
+from cockpit.journal.state import encode
 from cockpit.rpc.manifest import Manifest
+
+_SIGNERS = ("signatures/", "attestations/")
 
 
 @dataclass(frozen=True)
@@ -144,6 +147,7 @@ class _Verification:
             self._step("head attestation", lambda: self._attested(journal)),
             self._step("state", lambda: self._state(journal)),
             self._step("artifacts", lambda: self._artifacts(journal)),
+            self._step("artifact signatures", lambda: self._artifact_signatures(journal)),
             self._step("blobs", lambda: self._stored(journal)),
             self._step("promotion pack", lambda: self._promotion(journal)),
             recomputing.decisions(journal.events, self._blobs.get),
@@ -278,31 +282,27 @@ class _Verification:
 
     def _artifacts(self, journal: Journal) -> str:
         recorded = Fold().apply_all(journal.events).snapshot().artifacts
-        problems = [problem for one in recorded for problem in self._artifact_problems(one)]
+        problems = []
+        for one in recorded:
+            data = self._files.get(one.path)
+            if data is None:
+                problems.append(f"{one.path} is missing")
+            elif sha256_hex(data) != one.sha256:
+                problems.append(f"{one.path} is not what the journal recorded")
         if problems:
             raise EvidenceError("; ".join(problems[:5]))
-        signed = sum(bool(one.bundle) for one in recorded)
-        return f"{len(recorded)} as recorded, {signed} of them with a signature of their own"
+        return f"{len(recorded)} as recorded"
 
-    def _artifact_problems(self, one: ArtifactView) -> Iterable[str]:
-        data = self._files.get(one.path)
-        if data is None:
-            return [f"{one.path} is missing"]
-        if sha256_hex(data) != one.sha256:
-            return [f"{one.path} is not what the journal recorded"]
-        if not one.bundle:
-            return []
-        bundle, trust = self._files.get(one.bundle.removeprefix("artifacts/")), self._needed_trust()
-        if bundle is None:
-            return [f"the signature of {one.path} is missing"]
-        root, identity, issuer = trust.root, trust.identity, trust.issuer
-        if b'"dsseEnvelope"' in bundle:
-            _, found = verify_statement(
-                bundle, trusted_root_json=root, identity=identity, issuer=issuer, subject_sha256=one.sha256
-            )
-        else:
-            found = verify_bundle(bundle, data, trusted_root_json=root, identity=identity, issuer=issuer)
-        return [] if passed(found) else [f"the signature of {one.path}: {_first(found)}"]
+    def _artifact_signatures(self, journal: Journal) -> str:
+        recorded = Fold().apply_all(journal.events).snapshot().artifacts
+        found = check_signatures(self._files, recorded, self._needed_trust())
+        if found.problems:
+            raise EvidenceError("; ".join(found.problems[:5]))
+        vouched = found.signed | found.attested
+        bare = [one.path for one in recorded if one.path not in vouched and not one.path.startswith(_SIGNERS)]
+        said = f"{len(found.signed)} signed, {len(found.attested)} attested"
+        # The pack's own signature covers these too; but nobody signed them on their own, and that is said.
+        return said + (f"; covered by the pack's signature alone: {', '.join(bare)}" if bare else "")
 
     def _stored(self, journal: Journal) -> str:
         problems, redacted = self._blobs.problems(), 0

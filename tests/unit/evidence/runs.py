@@ -103,7 +103,12 @@ class Maker:
             write_private(folder / "artifacts" / name, data)
         signed = await signing.sign_bytes(ARTIFACTS["sbom/web.spdx.json"], deadline=30)
         write_private(folder / "artifacts/signatures/sbom/web.sigstore.json", signed.bundle_json)
-        for event in [*self._events(blobs, key, change), *_signed(signed.log_index, signed.entry_id)]:
+        vouched = await self._vouch(folder, signing)
+        for event in [
+            *self._events(blobs, key, change),
+            *vouched,
+            *_signed(signed.log_index, signed.entry_id),
+        ]:
             clock.advance(1)
             await writer.append(event)
         (folder / "artifacts" / change.drop_artifact).unlink() if change.drop_artifact else None
@@ -135,6 +140,32 @@ class Maker:
         """Sign other bytes as this run's pack, as the release's own identity could."""
         write_private(target, raw)
         await seal(target, self.signing(), deadline=30)
+
+    async def _vouch(self, folder: Path, signing: SigstoreSigning) -> list[Event]:
+        """Sign one file as the notary's index lists it, and attest another."""
+        signed, attested = "perf/baseline.json", "release_notes.md"
+        bundle = await signing.sign_bytes(ARTIFACTS[signed], deadline=30)
+        row = {"path": signed, "sha256": sha256_hex(ARTIFACTS[signed]), "bundle": f"signatures/{signed}.sig"}
+        statement = {
+            "_type": "https://in-toto.io/Statement/v1",
+            "subject": [{"name": attested, "digest": {"sha256": sha256_hex(ARTIFACTS[attested])}}],
+            "predicateType": "https://release-cockpit.dev/attestations/release-artifacts/v1",
+            "predicate": {},
+        }
+        made = {
+            row["bundle"]: bundle.bundle_json,
+            "signatures/index.json": json.dumps({"signed": [row]}).encode(),
+            "attestations/release.intoto.jsonl": (
+                await signing.sign_statement(statement, deadline=30)
+            ).bundle_json
+            + b"\n",
+        }
+        for name, data in made.items():
+            write_private(folder / "artifacts" / name, data)
+        return [
+            ev.ArtifactWritten(agent="A3", path=name, sha256=sha256_hex(data), kind="evidence")
+            for name, data in made.items()
+        ]
 
     def _events(self, blobs: BlobStore, key: RunKey, change: Change) -> Sequence[Event]:
         verdict = _verdict(blobs, change.rule)

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import zipfile
 from dataclasses import replace
 from pathlib import Path
@@ -9,6 +10,7 @@ import pytest
 
 from cockpit.base.errors import EvidenceError
 from cockpit.evidence.pack import build_pack
+from cockpit.evidence.rebuild import rebuild
 from cockpit.evidence.show import show
 from cockpit.evidence.verify import Report, verify_pack
 from tests.unit.evidence.runs import RUN, WHO, Made
@@ -25,10 +27,12 @@ def test_a_pack_verifies(made: Made, tmp_path: Path) -> None:
     assert "UNANCHORED" in report.note
     assert "REHEARSAL" in report.note
     assert "REDUCED" in report.note
+    said = {check.name: check.detail for check in report.checks}["artifact signatures"]
+    assert said == "2 signed, 1 attested; covered by the pack's signature alone: perf/headroom.json"
     assert names(report) >= {
         "container", "manifest", "hashes", "signature", "journal", "heads", "head attestation", "state",
-        "artifacts", "blobs", "promotion pack", "go/no-go follows from the verdicts", "verdicts recomputed",
-        "canary looks recomputed", "trust",
+        "artifacts", "artifact signatures", "blobs", "promotion pack", "go/no-go follows from the verdicts",
+        "verdicts recomputed", "canary looks recomputed", "trust",
     }  # fmt: skip
 
 
@@ -64,6 +68,21 @@ def test_a_second_build_has_the_same_digest(made: Made, tmp_path: Path) -> None:
     again = build_pack(made.folder, "closing", made.facts, head=made.head, path=tmp_path / "again.zip")
     assert again.sha256 == made.pack.sha256
     assert again.path.stat().st_mode & 0o777 == 0o600
+
+
+def test_rebuilding_says_what_differs(made: Made, tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    shutil.copytree(made.folder, folder)
+    same, text = rebuild(folder)
+    assert same, text
+    assert "plots taken over" in text
+    (folder / "artifacts/perf/headroom.json").write_bytes(b"{}")
+    same, text = rebuild(folder)
+    assert not same
+    assert "perf/headroom.json" in text
+    (folder / "evidence.zip").unlink()
+    with pytest.raises(EvidenceError):
+        rebuild(folder)
 
 
 def test_what_is_no_pack_of_the_run_is_refused(made: Made, tmp_path: Path) -> None:

@@ -114,6 +114,9 @@ def drop(name: str) -> Callable[[Files], None]:
     return change
 
 
+STRANGE = b'{"signed":[{"path":"perf/headroom.json","sha256":"00","bundle":"signatures/none.sig"}]}'
+
+
 def say(**fields: Any) -> Callable[[Document], None]:
     return lambda document: document.update(fields)
 
@@ -121,13 +124,17 @@ def say(**fields: Any) -> Callable[[Document], None]:
 @pytest.mark.parametrize(
     ("change", "said", "hashes", "names"),
     [
-        (drop("sbom/web.spdx.json"), say(), False, {"manifest", "hashes", "artifacts"}),
-        (drop("sbom/web.spdx.json"), say(), True, {"artifacts"}),
+        (drop("sbom/web.spdx.json"), say(), False,
+         {"manifest", "hashes", "artifacts", "artifact signatures"}),
+        (drop("sbom/web.spdx.json"), say(), True, {"artifacts", "artifact signatures"}),
         (set_file("chaos/extra", b"x"), say(), False, {"manifest", "hashes"}),
         (set_file("perf/headroom.json", b'{"web":0.9}'), say(), False, {"hashes", "artifacts"}),
         (set_file("perf/headroom.json", b'{"web":0.9}'), say(), True, {"artifacts"}),
-        (set_file("signatures/sbom/web.sigstore.json", b"{}"), say(), True, {"artifacts"}),
-        (drop("signatures/sbom/web.sigstore.json"), say(), True, {"artifacts"}),
+        (set_file("signatures/sbom/web.sigstore.json", b"{}"), say(), True, {"artifact signatures"}),
+        (drop("signatures/sbom/web.sigstore.json"), say(), True, {"artifact signatures"}),
+        (set_file("signatures/index.json", b"{}"), say(), True, {"artifacts", "artifact signatures"}),
+        (set_file("signatures/index.json", STRANGE), say(), True, {"artifacts", "artifact signatures"}),
+        (set_file("attestations/x.intoto.jsonl", b"{}"), say(), True, {"artifact signatures"}),
         (set_file("state.json", b"{}"), say(), True, {"state"}),
         (drop("journal.jsonl"), say(), True, {"journal"}),
         (drop("heads/journal-head.sigstore.json"), say(), True, {"head attestation"}),
@@ -145,7 +152,7 @@ def say(**fields: Any) -> Callable[[Document], None]:
         (lambda files: None, say(format=2), True, {"manifest"}),
         (lambda files: None, say(hashes={"a": "b"}), True, {"manifest"}),
         (lambda files: None, say(signed_by="mallory@evil.example"), True,
-         {"signature", "head attestation", "artifacts"}),
+         {"signature", "head attestation", "artifact signatures"}),
     ],
 )  # fmt: skip
 def test_whoever_may_sign_cannot_make_it_fit(
