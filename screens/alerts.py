@@ -13,6 +13,7 @@ from cockpit.screens.view import Sent, View
 
 Role = Literal["bad", "warn", "good", "busy"]
 _SILENT_AFTER = 2.0
+_ALONE_AFTER = 5.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,6 +34,7 @@ def alerts(view: View) -> list[Alert]:
         *_halt(view),
         *_questions(view),
         *_closed(view),
+        *_alone(view),
         *_records(view),
         *_rest(view),
     ]
@@ -129,6 +131,18 @@ def _closed(view: View) -> Iterator[Alert]:
     cause = f": {visible(closed.cause, limit=160)}" if closed.cause else ""
     text = f"{icon} {visible(closed.outcome, limit=60).upper()} · exit {closed.exit}{cause} · q leaves"
     yield Alert(role, text)  # type: ignore[arg-type]
+
+
+def _alone(view: View) -> Iterator[Alert]:
+    desk = view.desk
+    if (
+        desk.control
+        and desk.alone > _ALONE_AFTER
+        and view.state.closed is None
+        and view.state.run is not None
+    ):
+        text = f"✗ NO CONDUCTOR ANSWERS for {span(desk.alone)}; its supervisor should replace it"
+        yield Alert("bad", f"{text} · a for what to do by hand", where_to_look(view))
 
 
 def _records(view: View) -> Iterator[Alert]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import deque
 from itertools import islice
 from pathlib import Path
@@ -22,6 +23,7 @@ from cockpit.screens.view import Chain, Playback
 _SLICE = 300
 _POLL_BYTES = 128 * 1024
 _RETRY_S = 1.0
+_SILENT_S = 15.0
 
 
 class EventSource(Protocol):
@@ -102,6 +104,7 @@ class LiveFeed:
         self._run_dir = run_dir
         self._waiting: deque[AnyEvent] = deque()
         self._retry_at = 0.0
+        self._began = clock.monotonic()
         self.fold = Fold()
         self.projection = Projection()
         self.chain = Chain()
@@ -134,23 +137,35 @@ class LiveFeed:
         try:
             self._waiting.extend(self._source.poll())
         except ChainBroken as error:
-            self._retry_at = moment + _RETRY_S
-            if self.chain.checked == "broken":
-                return False
-            # The writer may have taken back lines it had not acknowledged: once, start again from the first.
-            self.chain = Chain("broken", error.seq, error.what)
-            self._source.reset()
-            self.fold, self.projection = Fold(), Projection()
-            return True
+            return self._broken(error, moment)
         except JournalError as error:
             self._retry_at = moment + _RETRY_S
-            changed, self.trouble = self.trouble != str(error), str(error)
-            return changed
-        if self._waiting or self.trouble:
-            self.trouble = ""
-        if self._waiting and self.chain.checked == "broken" and self._waiting[-1].seq >= self.chain.seq:
+            return self._troubled(str(error))
+        if self._waiting:
+            self._began = math.inf
+        elif moment - self._began > _SILENT_S:
+            return self._troubled(f"no record has come for {_SILENT_S:.0f} s: see the logs in the run folder")
+        else:
+            # The end was reached without a bad link: what was taken back was not acknowledged.
+            whole = self.chain.checked != "broken"
             self.chain = Chain()
-        return bool(self._waiting)
+            return self._troubled("") or not whole
+        self._troubled("")
+        return True
+
+    def _broken(self, error: ChainBroken, moment: float) -> bool:
+        if self.chain.checked == "broken":
+            self._retry_at = moment + _RETRY_S
+            return False
+        # The writer may have taken back lines it had not acknowledged: once, start again from the first.
+        self.chain = Chain("broken", error.seq, error.what)
+        self._source.reset()
+        self.fold, self.projection = Fold(), Projection()
+        return True
+
+    def _troubled(self, trouble: str) -> bool:
+        changed, self.trouble = self.trouble != trouble, trouble
+        return changed
 
     def record(self, seq: int) -> bytes | None:
         """Return the stored line from the journal."""

@@ -36,6 +36,7 @@ class Link:
         self._source = source
         self._sent: dict[Kind, _Sending] = {}
         self.attached = False
+        self._heard = clock.monotonic()
 
     async def stay_attached(self) -> None:
         """Be attached as a front end with control as long as this runs; attach again whenever it is cut."""
@@ -48,6 +49,7 @@ class Link:
                     else:
                         await client.connect()
                     self.attached = True
+                    self._heard = self._clock.monotonic()
                 except CockpitError:
                     self.attached = False
                     await client.close()
@@ -97,7 +99,14 @@ class Link:
         """Return how this screen stands to the release."""
         moment = self._clock.monotonic()
         sent = tuple(Sent(one.kind, moment - one.at, one.trouble) for one in self._sent.values())
-        return Desk(control=True, reason="", attached=self.attached, sent=sent, run_dir=str(self._run_dir))
+        return Desk(
+            control=True,
+            reason="",
+            attached=self.attached,
+            alone=0.0 if self.attached else moment - self._heard,
+            sent=sent,
+            run_dir=str(self._run_dir),
+        )
 
 
 def _took_effect(sending: _Sending, state: ReleaseState) -> bool:

@@ -42,6 +42,8 @@ class Desk:
     control: bool = False
     reason: str = "this screen was opened without control"
     attached: bool = False
+    alone: float = 0.0
+    """Seconds for which no conductor has answered."""
     sent: tuple[Sent, ...] = ()
     run_dir: str = ""
 

@@ -44,7 +44,7 @@ def _badges(view: View, look: Look) -> Row:
     elif not view.desk.control:
         words.append(("READ-ONLY", look.warn))
     elif not view.desk.attached and state.closed is None:
-        words.append(("NO CONDUCTOR", look.bad))
+        words.append(("NO CONDUCTOR", look.bad) if state.run is not None else ("STARTING", look.warn))
     if view.chain.checked == "broken":
         words.append((f"BROKEN AT #{view.chain.seq}" if view.chain.seq >= 0 else "BROKEN", look.bad))
     elif view.chain.checked in _CHAINS:

@@ -31,6 +31,11 @@ class JournalTail(Pane):
     filter = ""
     following = True
 
+    def __init__(self, look: Look, *, id: str) -> None:
+        super().__init__(look, id=id)
+        self._made: dict[int, tuple[TailLine, Row]] = {}
+        self._made_for: tuple[int, Look] = (0, look)
+
     def title(self, view: View) -> str:
         """Return the title with the last sequence number and how it is followed."""
         parts = [f"Journal #{view.state.seq}" if view.state.seq >= 0 else "Journal"]
@@ -49,7 +54,7 @@ class JournalTail(Pane):
             wanted = self.filter.casefold()
             lines = [line for line in lines if wanted in f"#{line.seq} {line.kind} {line.text}".casefold()]
         self._ids = [str(line.seq) for line in lines]
-        rows = [self._row(line, width) for line in lines]
+        rows = [self._known(line, width) for line in lines]
         playback = view.playback
         if view.chain.checked == "broken" and (playback is None or playback.position >= playback.length):
             text = f" ✗ BROKEN AT #{view.chain.seq}: {view.chain.text}"
@@ -77,6 +82,15 @@ class JournalTail(Pane):
         """Move the choice; reaching the last line follows again."""
         super().move(rows)
         self.following = self.cursor >= len(self._rows) - 1
+
+    def _known(self, line: TailLine, width: int) -> Row:
+        # A record's line never changes: it is made once for a width and a look.
+        if self._made_for != (width, self.look) or len(self._made) > 5000:
+            self._made, self._made_for = {}, (width, self.look)
+        made = self._made.get(line.seq)
+        if made is None or made[0] is not line:
+            made = self._made[line.seq] = (line, self._row(line, width))
+        return made[1]
 
     def _row(self, line: TailLine, width: int) -> Row:
         look = self.look

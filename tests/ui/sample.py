@@ -145,7 +145,7 @@ def _gate(
             thresholds=[rule],
             images={name: "sha256:" + name[0] * 64 for name in SERVICES},
             plan_sha256=PLAN_SHA,
-            valid_s=86400,
+            valid_s=86400.0,
             verdict_blob="",
         )
     )

@@ -122,6 +122,8 @@ async def test_no_conductor_is_said_loudly_with_what_to_do(tmp_path: Path) -> No
     async with app.run_test(size=(120, 40), notifications=True) as pilot:
         await loaded(pilot, app, EVENTS)
         await shows(pilot, "NO CONDUCTOR")
+        app.clock.advance(9.0)  # type: ignore[attr-defined]
+        await shows(pilot, "NO CONDUCTOR ANSWERS for 9 s")
         await pilot.press("H")
         await shows(pilot, "HALT NOT DELIVERED")
         await pilot.press("escape")
