@@ -14,7 +14,8 @@ from cockpit.cli.status import state_of
 from cockpit.control.client import ControlClient, operator
 from cockpit.control.halt_file import leave_halt_request
 
-_EFFECT_WITHIN = 10.0
+_EFFECT_WITHIN = 30.0
+"""Seconds; long enough for the supervisor to replace a conductor that does not answer."""
 
 
 def main(arguments: argparse.Namespace) -> int:
@@ -28,14 +29,13 @@ def main(arguments: argparse.Namespace) -> int:
 async def _stop(folder: Path, kind: str, reason: str, *, wait: bool) -> int:
     client = ControlClient(folder, source="shell")
     try:
+        if kind == "halt":
+            leave_halt_request(folder, operator())  # even when nobody listens on the socket
         await client.connect(hello=False)
         reply = await client.send("halt" if kind == "halt" else "rollback", reason=reason)
         problem = "" if reply.ok else reply.text
     except BackendUnreachable as error:
         problem = str(error)
-        if kind == "halt":
-            # The supervisor replaces a conductor that does not take this within seconds.
-            leave_halt_request(folder, operator())
     finally:
         await client.close()
     clock = SystemClock()

@@ -14,6 +14,7 @@ from pathlib import Path
 import msgspec
 
 from cockpit.base.errors import BackendUnreachable
+from cockpit.control.halt_file import leave_halt_request
 from cockpit.control.messages import MAX_COMMAND_BYTES, Command, Kind, Reply, decode_reply, encode
 
 SOCKET = "control.sock"
@@ -83,7 +84,12 @@ class ControlClient:
     async def send(
         self, kind: Kind, *, reason: str = "", question: str = "", answer: str = "", deadline: float = 5.0
     ) -> Reply:
-        """Send a command and wait for the reply; raises BackendUnreachable when the conductor is gone."""
+        """Send a command and wait for the reply; raises BackendUnreachable when the conductor is gone.
+
+        A HALT is also left as a file: a conductor that does not take it is replaced by the supervisor.
+        """
+        if kind == "halt":
+            leave_halt_request(self._run_dir, self._by)
         if self._reader is None or self._writer is None:
             raise BackendUnreachable("not connected to the conductor", where=str(self._run_dir))
         command = Command(

@@ -1,0 +1,123 @@
+"""Stops, signals and crashes in the middle of a canary: always aborted, always a closed recording."""
+
+from __future__ import annotations
+
+import os
+import signal
+from collections.abc import Callable
+
+import pytest
+
+from cockpit.journal import events as ev
+from cockpit.journal.events import AnyEvent
+from tests.e2e.rehearsals import Rehearsed, Running, cockpit
+
+pytestmark = [pytest.mark.e2e, pytest.mark.timeout(300)]
+Start = Callable[..., Running]
+
+
+def _baking(event: AnyEvent) -> bool:
+    return isinstance(event, ev.LookTaken)
+
+
+def _first_agent(event: AnyEvent) -> bool:
+    return isinstance(event, ev.AgentCalled)
+
+
+def _closed(run: Rehearsed) -> None:
+    assert isinstance(run.events[-1], ev.RunClosed)
+    verified = cockpit("journal", "verify", str(run.folder))
+    assert verified.returncode == 0, verified.stdout
+    assert cockpit("evidence", "verify", str(run.folder / "evidence.zip")).returncode == 0
+    canary_after = [
+        r
+        for r in run.requests
+        if r["env"] == "prod" and r["track"] == "canary" and r["at"] > run.events[-1].at
+    ]
+    assert canary_after == []
+    assert "Traceback" not in run.out + run.err + (run.folder / "conductor.log").read_text()
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP], ids=lambda n: n.name)
+def test_a_signal_to_auto_in_mid_canary_aborts(start: Start, number: signal.Signals) -> None:
+    running = start("green")
+    running.wait_for(_baking)
+    running.process.send_signal(number)
+    run = running.end()
+    assert run.code == 20, run.out + run.err
+    assert run.of(ev.RollbackVerified)
+    _closed(run)
+
+
+def test_a_signal_to_the_conductor_in_mid_canary_aborts(start: Start) -> None:
+    running = start("green")
+    running.wait_for(_baking)
+    os.kill(running.conductor_pid(), signal.SIGTERM)
+    run = running.end()
+    assert run.code == 20
+    _closed(run)
+
+
+def test_a_signal_before_traffic_moves_ends_as_halted(start: Start) -> None:
+    running = start("green")
+    running.wait_for(_first_agent)
+    running.process.send_signal(signal.SIGTERM)
+    run = running.end()
+    assert run.code == 30
+    assert run.summary["traffic_moved"] is False
+    _closed(run)
+
+
+def test_a_killed_conductor_is_resumed_into_an_abort(start: Start) -> None:
+    running = start("green")
+    running.wait_for(_baking)
+    os.kill(running.conductor_pid(), signal.SIGKILL)
+    run = running.end()
+    assert run.code == 20
+    assert run.of(ev.RunResumed)
+    assert run.of(ev.RollbackVerified)
+    _closed(run)
+
+
+def test_the_release_goes_on_without_its_front_end(start: Start) -> None:
+    running = start("unsigned-image")
+    running.wait_for(_first_agent)
+    running.process.kill()
+    running.process.wait(10)
+    while not any(isinstance(event, ev.RunClosed) for event in running.events()):
+        pass  # bounded by the test's time-out
+    assert running.events()[-1].at
+
+
+def test_halt_then_rollback_from_another_shell(start: Start) -> None:
+    running = start("green")
+    running.wait_for(_baking)
+    halted = cockpit("halt", "--run", str(running.folder), "--reason", "a drill")
+    assert halted.returncode == 0, halted.stdout + halted.stderr
+    at = running.wait_for(lambda event: isinstance(event, ev.HaltBegan)).seq
+    rolled = cockpit("rollback", "--run", str(running.folder), "--reason", "a drill", "--wait")
+    assert rolled.returncode == 0, rolled.stdout + rolled.stderr
+    run = running.end()
+    assert run.code == 20
+    forward = [e for e in run.of(ev.EffectIntended) if e.lane == "forward" and e.seq > at]
+    assert forward == []
+    _closed(run)
+
+
+def test_a_frozen_conductor_that_does_not_take_a_halt_is_replaced(start: Start) -> None:
+    running = start("green")
+    running.wait_for(_baking)
+    os.kill(running.conductor_pid(), signal.SIGSTOP)
+    cockpit("halt", "--run", str(running.folder), "--reason", "frozen")
+    run = running.end()
+    assert run.code == 20
+    assert run.of(ev.RunResumed)
+    _closed(run)
+
+
+def test_a_second_run_in_the_same_folder_is_refused(start: Start) -> None:
+    running = start("unsigned-image")
+    run = running.end()
+    again = cockpit("rehearse", "--auto", "--out", str(run.folder))
+    assert again.returncode == 64
+    assert "already" in again.stderr

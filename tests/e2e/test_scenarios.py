@@ -1,0 +1,214 @@
+"""Each scenario of the rehearsal: exit code, final state, and what the world saw."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from xml.etree import ElementTree
+
+import pytest
+
+from cockpit.journal import events as ev
+from cockpit.journal.fold import Fold
+from cockpit.journal.state import encode
+from tests.e2e.rehearsals import Rehearsed, cockpit
+
+pytestmark = [pytest.mark.e2e, pytest.mark.timeout(400)]
+Get = Callable[[str], Rehearsed]
+
+EXITS = {
+    "green": 0,
+    "slo-breach-10": 20,
+    "slo-breach-50": 20,
+    "unsigned-image": 10,
+    "mutable-tag": 10,
+    "low-headroom": 10,
+    "no-traffic": 20,
+    "metrics-outage": 20,
+}
+BEFORE_TRAFFIC = [name for name, code in EXITS.items() if code == 10]
+ROLLED_BACK = [name for name, code in EXITS.items() if code == 20]
+WRITTEN = (
+    "journal.jsonl",
+    "heads",
+    "blobs",
+    "state.json",
+    "summary.json",
+    "junit.xml",
+    "release_notes.md",
+    "evidence.zip",
+    "evidence.zip.sigstore.json",
+    "trusted_root.json",
+    "world/requests.jsonl",
+)
+
+
+@pytest.mark.parametrize("scenario", EXITS)
+def test_exit_code(rehearsed: Get, scenario: str) -> None:
+    run = rehearsed(scenario)
+    assert run.code == EXITS[scenario], run.out[-3000:] + run.err
+    assert run.summary["exit"] == EXITS[scenario]
+    assert "Traceback" not in run.out + run.err + (run.folder / "conductor.log").read_text()
+
+
+@pytest.mark.parametrize("scenario", EXITS)
+def test_everything_is_written_and_verifies(rehearsed: Get, scenario: str) -> None:
+    run = rehearsed(scenario)
+    assert [name for name in WRITTEN if not (run.folder / name).exists()] == []
+    verified = cockpit("evidence", "verify", str(run.folder / "evidence.zip"))
+    assert verified.returncode == 0, verified.stdout + verified.stderr
+    assert "UNANCHORED" in verified.stdout
+    journal = cockpit("journal", "verify", str(run.folder))
+    assert journal.returncode == 0, journal.stdout
+
+
+@pytest.mark.parametrize("scenario", EXITS)
+def test_replay_reaches_the_final_state(rehearsed: Get, scenario: str) -> None:
+    run = rehearsed(scenario)
+    assert encode(Fold().apply_all(run.events).snapshot()) == (run.folder / "state.json").read_bytes()
+
+
+@pytest.mark.parametrize("scenario", EXITS)
+def test_nothing_forward_is_left_open(rehearsed: Get, scenario: str) -> None:
+    run = rehearsed(scenario)
+    state = Fold().apply_all(run.events).snapshot()
+    assert state.effects_open == ()
+    assert state.closed is not None
+
+
+@pytest.mark.parametrize("scenario", EXITS)
+def test_junit_has_a_case_for_each_required_gate(rehearsed: Get, scenario: str) -> None:
+    run = rehearsed(scenario)
+    root = ElementTree.parse(run.folder / "junit.xml").getroot()
+    cases = {case.get("name"): case for case in root.findall("./testsuite[@name='required gates']/testcase")}
+    assert set(cases) == set(run.summary["gates"])
+    failed = {name for name, case in cases.items() if len(case)}
+    assert failed == {gate for gate, result in run.summary["gates"].items() if result != "pass"}
+
+
+def test_green_judges_enough_requests_at_every_step(rehearsed: Get) -> None:
+    run = rehearsed("green")
+    last = {look.step: look for look in run.of(ev.LookTaken) if look.outcome == "pass"}
+    assert set(last) == {1, 2, 3}
+    assert all(look.requests >= 50 for look in last.values())
+    decided = [(d.weight, d.decision) for d in run.of(ev.StepDecided)]
+    assert decided == [(10, "advance"), (50, "advance"), (100, "advance")]
+
+
+def test_green_ends_with_the_new_version_everywhere(rehearsed: Get) -> None:
+    run = rehearsed("green")
+    released = run.of(ev.Released)[0].at
+    after = [r for r in run.requests if r["env"] == "prod" and r["at"] > released]
+    assert after
+    assert {r["track"] for r in after} == {"stable"}
+    assert len({r["version"] for r in after}) == 1
+    assert after[0]["version"] != run.requests[0]["version"]
+    weights = run.summary["weights"]
+    assert weights["desired"] == 0
+    canary = {n: c for n, c in run.summary["replicas"].items() if n.endswith("-canary")}
+    assert canary and all(count == {"wanted": 0, "ready": 0} for count in canary.values())
+
+
+def test_green_says_that_it_is_reduced(rehearsed: Get) -> None:
+    run = rehearsed("green")
+    assert any("dr" in reason for reason in run.summary["reduced"])
+    assert run.summary["rehearsal"] is True
+
+
+def test_the_promotion_pack_is_sealed_before_the_first_step(rehearsed: Get) -> None:
+    run = rehearsed("green")
+    sealed = next(e for e in run.of(ev.EvidenceSealed) if e.kind == "promotion")
+    shift = next(e for e in run.of(ev.EffectIntended) if e.verb == "shift")
+    assert sealed.seq < shift.seq
+
+
+@pytest.mark.parametrize("scenario", ROLLED_BACK)
+def test_no_request_reaches_the_canary_after_the_rollback_was_verified(rehearsed: Get, scenario: str) -> None:
+    run = rehearsed(scenario)
+    verified = run.of(ev.RollbackVerified)[0].at
+    prod = [r for r in run.requests if r["env"] == "prod"]
+    assert [r for r in prod if r["track"] == "canary" and r["at"] > verified] == []
+    if scenario != "no-traffic":
+        assert [r for r in prod if r["track"] == "canary"], "the canary was never reached at all"
+        assert [r for r in prod if r["track"] == "stable" and r["at"] > verified], "stable serves on"
+
+
+@pytest.mark.parametrize("scenario", ROLLED_BACK)
+def test_a_rollback_leaves_stable_as_it_was(rehearsed: Get, scenario: str) -> None:
+    run = rehearsed(scenario)
+    stable = run.of(ev.StableRecorded)[0]
+    changed = [
+        e
+        for e in run.of(ev.EffectIntended)
+        if e.verb != "stamp" and any(n in e.target for n in stable.replicas)
+    ]
+    assert changed == []
+    last = run.of(ev.ReplicasSeen)[-1].deployments
+    assert {name: [count, count] for name, count in stable.replicas.items()} == {
+        name: last[name] for name in stable.replicas
+    }
+
+
+@pytest.mark.parametrize("scenario", BEFORE_TRAFFIC)
+def test_no_traffic_moves_when_a_gate_failed_before(rehearsed: Get, scenario: str) -> None:
+    run = rehearsed(scenario)
+    assert run.summary["traffic_moved"] is False
+    assert not [e for e in run.of(ev.EffectIntended) if e.verb in ("shift", "scale", "promote")]
+    assert not [r for r in run.requests if r["env"] == "prod" and r["track"] == "canary"]
+
+
+@pytest.mark.parametrize(
+    ("scenario", "phase_gate", "agent"),
+    [
+        ("unsigned-image", "supply_chain", "A15"),
+        ("mutable-tag", "policy_ci", "A9"),
+        ("low-headroom", "perf", "A27"),
+    ],
+)
+def test_the_right_gate_fails(rehearsed: Get, scenario: str, phase_gate: str, agent: str) -> None:
+    run = rehearsed(scenario)
+    failed = {(v.phase_gate, v.agent) for v in run.of(ev.GateJudged) if v.verdict == "fail"}
+    assert (phase_gate, agent) in failed
+
+
+@pytest.mark.parametrize(("scenario", "weight"), [("slo-breach-10", 10), ("slo-breach-50", 50)])
+def test_a_breach_rolls_back_from_its_step(rehearsed: Get, scenario: str, weight: int) -> None:
+    run = rehearsed(scenario)
+    assert run.of(ev.StepStarted)[-1].weight == weight
+    assert run.of(ev.RollbackStarted)[0].reason == "slo_breach"
+    assert any(look.outcome == "fail" for look in run.of(ev.LookTaken))
+
+
+def test_an_outage_of_the_metrics_is_no_breach_and_no_pass(rehearsed: Get) -> None:
+    run = rehearsed("metrics-outage")
+    assert run.of(ev.RollbackStarted)[0].reason == "inconclusive"
+    assert not [look for look in run.of(ev.LookTaken) if look.outcome in ("pass", "fail")]
+
+
+def test_a_changed_pack_or_bundle_does_not_verify(rehearsed: Get) -> None:
+    run = rehearsed("green")
+    pack, bundle = run.folder / "evidence.zip", run.folder / "evidence.zip.sigstore.json"
+    for file in (pack, bundle):
+        raw = file.read_bytes()
+        for at in (0, len(raw) // 3, len(raw) // 2, len(raw) - 1):
+            changed = run.folder / "tampered.zip"
+            changed.write_bytes(raw if file is bundle else _flipped(raw, at))
+            other = run.folder / "tampered.json"
+            other.write_bytes(_flipped(raw, at) if file is bundle else bundle.read_bytes())
+            if file is bundle:
+                changed.write_bytes(pack.read_bytes())
+            verified = cockpit("evidence", "verify", str(changed), "--bundle", str(other))
+            assert verified.returncode != 0, (file.name, at)
+            assert "Traceback" not in verified.stderr
+
+
+def _flipped(raw: bytes, at: int) -> bytes:
+    return raw[:at] + bytes((raw[at] ^ 1,)) + raw[at + 1 :]
+
+
+def test_json_lines_are_the_journal(start: Callable[..., object]) -> None:
+    running = start("unsigned-image", "--format", "jsonl")
+    ended: Rehearsed = running.end()  # type: ignore[attr-defined]
+    lines = [json.loads(line) for line in ended.out.splitlines()]
+    assert [line["seq"] for line in lines] == list(range(len(ended.events)))
+    assert lines[-1]["type"] == "run.closed.v1"
