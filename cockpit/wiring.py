@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from cockpit.agentkit.context import Handles
+from cockpit.agents.records import events_of
 from cockpit.agents.roster import ROSTER
 from cockpit.backends.cluster import KubernetesCluster
 from cockpit.backends.forge import GitRepo
@@ -43,6 +44,7 @@ from cockpit.conductor.release import Parts, Release, reduced_reasons
 from cockpit.conductor.targets import Targets
 from cockpit.control.client import operator
 from cockpit.dispatch import LocalDispatch
+from cockpit.journal.base import Event
 from cockpit.journal.events import RosterEntry, RunClosed, RunOpened, ServiceImage
 from cockpit.journal.heads import RunKey, write_public_key
 from cockpit.journal.reader import JOURNAL_NAME
@@ -50,6 +52,7 @@ from cockpit.journal.writer import JournalWriter
 from cockpit.plan.load import LoadedPlan, load_plan
 from cockpit.plan.model import Plan
 from cockpit.plan.values import SecretRef
+from cockpit.rpc.messages import AgentResponse
 from cockpit.sealing import PackSealer
 from cockpit.supervisor import EXIT, HEARTBEAT
 from cockpit.verdicts.gates import PHASE_GATES, owing_of
@@ -176,7 +179,11 @@ async def _release(
         unattended=unattended,
     )
     dispatch = LocalDispatch(loaded, run_dir, clock, recorder, backends.handles, effects)
-    calls = AgentCalls(dispatch, recorder, clock, deadline=plan.agent_deadline)
+
+    def consequences(agent: str, response: AgentResponse) -> list[Event]:
+        return events_of(agent, response, run_dir, recorder.state())
+
+    calls = AgentCalls(dispatch, recorder, clock, deadline=plan.agent_deadline, consequences=consequences)
     phases = Phases(ROSTER, plan.agents, calls, recorder, people)
     gatekeeper = ReleaseGatekeeper(plan, loaded.sha256, ROSTER, phases, recorder, clock)
     release = Release(

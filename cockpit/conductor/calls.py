@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol
 
@@ -17,6 +18,7 @@ from cockpit.base.files import sha256_file
 from cockpit.base.ids import new_trace_id
 from cockpit.base.text import visible
 from cockpit.conductor.recorder import Recorder
+from cockpit.journal.base import Event
 from cockpit.journal.events import AgentAnswered, AgentCalled, AgentFailed, ArtifactWritten, GateJudged
 from cockpit.rpc.messages import AgentRequest, AgentResponse, GateVerdict, Inputs, Op, Phase, Scope
 from cockpit.rpc.validate import check, encode
@@ -55,6 +57,9 @@ class CallResult:
         )
 
 
+Consequences = Callable[[str, AgentResponse], Sequence[Event]]
+
+
 class _Invalid(MessageInvalid):
     """A response that passes its schema and still is not an answer to the request."""
 
@@ -62,7 +67,17 @@ class _Invalid(MessageInvalid):
 class AgentCalls:
     """Calls agents and records what comes of it."""
 
-    def __init__(self, dispatch: Dispatch, recorder: Recorder, clock: Clock, *, deadline: float) -> None:
+    def __init__(
+        self,
+        dispatch: Dispatch,
+        recorder: Recorder,
+        clock: Clock,
+        *,
+        deadline: float,
+        consequences: Consequences = lambda agent, response: (),
+    ) -> None:
+        """`consequences` gives what else an answer means for the journal: risks, messages, signatures."""
+        self._consequences = consequences
         self._dispatch = dispatch
         self._recorder = recorder
         self._clock = clock
@@ -169,6 +184,8 @@ class AgentCalls:
             self._recorder.note(
                 ArtifactWritten(agent=agent, path=artifact.path, sha256=artifact.sha256, kind=artifact.type)
             )
+        for event in self._consequences(agent, response):
+            self._recorder.note(event)
         step = request.inputs.params.get("step", 0)
         for verdict in response.verdicts:
             await self._recorder.record(
