@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from pathlib import Path
 from typing import cast
 
@@ -10,6 +9,7 @@ from cockpit.backends.forge import GitRepo
 from cockpit.backends.signing import SigningBackend
 from cockpit.base.errors import BackendError, CockpitError, EvidenceError
 from cockpit.base.text import visible
+from cockpit.base.threads import BoundedThreads
 from cockpit.conductor.recorder import Recorder
 from cockpit.evidence.pack import Kind, PackFacts, build_pack
 from cockpit.evidence.plots import plots_of, render
@@ -21,6 +21,9 @@ from cockpit.verdicts.thresholds import parse
 
 _DRAWING = 60.0
 """Seconds the plots may take; matplotlib's first start builds its font cache."""
+
+_BUILDING = 120.0
+"""Seconds reading a whole run and packing it may take."""
 
 PACKS = {"promotion": "promotion.zip", "closing": "evidence.zip"}
 """Where a kind of pack lies in the run folder."""
@@ -44,6 +47,7 @@ class PackSealer:
         self._key = key
         self._signing = signing
         self._forge = forge
+        self._threads = BoundedThreads("packing", 1)
 
     async def seal(self, kind: str) -> str:
         """Seal a pack; return why it could not be built or signed, or nothing.
@@ -84,8 +88,9 @@ class PackSealer:
                 extra=extra,
             )
             path = self._run_dir / PACKS[kind]
-            pack = await asyncio.to_thread(
-                build_pack, self._run_dir, cast(Kind, kind), facts, head=head.encode(), path=path
+            pack = await self._threads.run(
+                lambda: build_pack(self._run_dir, cast(Kind, kind), facts, head=head.encode(), path=path),
+                deadline=_BUILDING,
             )
             if not entry:
                 return await self._pending(kind, problem)
