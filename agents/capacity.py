@@ -12,7 +12,7 @@ import msgspec
 from cockpit.agentkit.context import Context
 from cockpit.agents.asking import ask
 from cockpit.agents.common import GateAgent, Measured, judge, reason_of, summary, write_json
-from cockpit.agents.performance import figures, load_paths, load_query, place, prod_refused
+from cockpit.agents.performance import figures, load_paths, load_query, place, prod_refused, steady
 from cockpit.backends.load import LoadProfile
 from cockpit.base.errors import BackendError, BackendGarbage, BackendUnreachable
 from cockpit.rpc.messages import Artifact
@@ -91,7 +91,7 @@ class CapacityOracle(GateAgent):
         for number, factor in enumerate(FACTORS):
             name = f"step_{number}"
             profile = LoadProfile(name, load.baseline_rps * factor, seconds, paths)
-            results[name] = await context.load.run(profile)
+            results[name] = await steady(context, profile)
             if _saturated(results[name]):
                 break
         verdict = await judge(

@@ -14,7 +14,7 @@ from cockpit.base.threads import BoundedThreads
 from cockpit.evidence.supply_chain_rule import SBOM, ServiceReport, reports
 from cockpit.plan.model import Service
 from cockpit.plan.values import ImageRef
-from cockpit.rpc.messages import Artifact
+from cockpit.rpc.messages import Artifact, GateVerdict
 
 _MOST_BUNDLES = 40
 
@@ -66,7 +66,9 @@ class SupplyChainLead(GateAgent):
         seen = await BoundedThreads("verifying", 1).run(
             lambda: reports(answers, params), deadline=context.plan.agent_deadline
         )
-        return Measured((verdict,), _written(context, inventory, seen, verdict), reason_of((verdict,)))
+        return Measured(
+            (verdict,), _written(context, inventory, answers, seen, verdict), reason_of((verdict,))
+        )
 
 
 def trusted_root(path: Path) -> bytes:
@@ -130,7 +132,11 @@ async def _previous(context: Context, service: Service) -> ImageRef | None:
 
 
 def _written(
-    context: Context, inventory: dict[str, Any], found: list[ServiceReport], verdict: Any
+    context: Context,
+    inventory: dict[str, Any],
+    answers: dict[str, bytes],
+    found: list[ServiceReport],
+    verdict: GateVerdict,
 ) -> tuple[Artifact, ...]:
     at_deploy = {
         "images": {
@@ -163,13 +169,13 @@ def _written(
         if SBOM in one.statements:
             path = f"sbom/{one.service}.spdx.json"
             artifacts.append(write_json(context, path, one.statements[SBOM]["predicate"], "sbom"))
-        if one.statements:
-            # Verified statements, one a line; the bundles they came in are kept as the verdict's answers.
+        if one.bundles:
+            # The bundles themselves, one a line: who has the build's trusted root can verify them again.
             lines = [
-                json.dumps(one.statements[kind], sort_keys=True, ensure_ascii=False)
-                for kind in sorted(one.statements)
+                json.dumps(json.loads(answers[name]), sort_keys=True, separators=(",", ":"))
+                for name in one.bundles
             ]
-            data = ("\n".join(lines) + "\n").encode("utf-8", "backslashreplace")
-            path = f"attestations/{one.service}.intoto.jsonl"
+            data = ("\n".join(lines) + "\n").encode()
+            path = f"supply_chain/{one.service}.intoto.jsonl"
             artifacts.append(context.artifacts.write(path, data, "slsa"))
     return tuple(artifacts)

@@ -187,11 +187,11 @@ ENTRIES: tuple[AgentInfo, ...] = (
         domain=_SECURITY,
         summary="Verifies signature, SBOM, provenance and vulnerability budget of every image by digest.",
         phases=("P0", "P3", "canary"),
-        capabilities=("cosign", "in-toto", "security-scanners", "registry"),
+        capabilities=("cosign", "in-toto", "security-scanners", "registry", "kubernetes"),
         gates=("supply_chain",),
         artifacts=(
             "sbom/*.spdx.json",
-            "attestations/*.intoto.jsonl",
+            "supply_chain/*.intoto.jsonl",
             "supply_chain/vuln_diff.json",
             "supply_chain/verify_at_deploy.json",
         ),

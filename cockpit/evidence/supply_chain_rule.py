@@ -31,10 +31,14 @@ SEVERITIES = ("critical", "high", "medium", "low")
 
 @dataclass
 class ServiceReport:
-    """What was found of one service's image; `statements` are verified ones by predicate type."""
+    """What was found of one service's image; `statements` are verified ones by predicate type.
+
+    `bundles` names the answers they came in.
+    """
 
     service: str
     statements: dict[str, dict[str, Any]] = field(default_factory=dict)
+    bundles: list[str] = field(default_factory=list)
     problems: list[str] = field(default_factory=list)
     added: dict[str, list[str]] = field(default_factory=dict)
     removed: list[str] = field(default_factory=list)
@@ -92,7 +96,7 @@ def _report(
         digest = entry["resolved"]
     elif entry["resolved"] != digest:
         report.problems.append("the registry has another image under this digest")
-    report.statements, refused = _verified(answers, params, entry["bundles"], digest)
+    report.statements, refused, report.bundles = _verified(answers, params, entry["bundles"], digest)
     for kind, what in REQUIRED.items():
         if kind not in report.statements:
             why = f" ({refused[kind]})" if kind in refused else ""
@@ -110,11 +114,14 @@ def _report(
 
 def _verified(
     answers: Mapping[str, bytes], params: Mapping[str, Any], names: list[str], digest: str
-) -> tuple[dict[str, dict[str, Any]], dict[str, str]]:
-    """Return the verified statements about `digest` by predicate type, and why others were refused."""
+) -> tuple[dict[str, dict[str, Any]], dict[str, str], list[str]]:
+    """Return the verified statements about `digest` by predicate type, why others were refused, and the
+    names of the bundles that verify.
+    """
     root = raw_of(answers, "trusted_root")
     found: dict[str, dict[str, Any]] = {}
     refused: dict[str, str] = {}
+    good: list[str] = []
     for name in names:
         statement, checks = verify_statement(
             raw_of(answers, name),
@@ -126,6 +133,7 @@ def _verified(
         )
         if statement and passed(checks):
             kind = statement["predicateType"]
+            good.append(name)
             if kind in found and found[kind] != statement:
                 # Two that disagree: neither can be believed.
                 refused[kind] = "two different ones are attached"
@@ -135,7 +143,7 @@ def _verified(
         else:
             bad = next((check for check in checks if not check.ok), None)
             refused.setdefault("", f"{bad.name}: {bad.detail}" if bad else "not verified")
-    return found, refused
+    return found, refused, good
 
 
 def _sbom_problems(statement: Mapping[str, Any]) -> list[str]:
@@ -178,7 +186,7 @@ def _vulnerabilities(
         return
     before: dict[str, str] = {}
     if entry["previous"] and entry["previous_bundles"]:
-        statements, _ = _verified(answers, params, entry["previous_bundles"], entry["previous"])
+        statements, _, _ = _verified(answers, params, entry["previous_bundles"], entry["previous"])
         # Without a report of the version before, everything there is now counts as added.
         before = _listed(statements[VULNERABILITIES]) or {} if VULNERABILITIES in statements else {}
     for identifier, severity in sorted(now.items()):

@@ -31,11 +31,18 @@ class ServiceLoad:
     dropped: int
     cut: int
     buckets: Mapping[int, int]
+    late: Mapping[int, int]
+    """How late requests were sent, by the same buckets."""
 
     @property
     def error_rate(self) -> float:
         """Return the share of intended requests without a good answer; NaN when there were none."""
         return 1 - self.good / self.intended if self.intended else math.nan
+
+    @property
+    def late_ms(self) -> float:
+        """Return how late, in ms, the generator sent all but 5 % of its requests; NaN when it sent none."""
+        return percentile(self.late, sum(self.late.values()), 0.95)
 
     def percentile_ms(self, share: float) -> float:
         """Return the latency not exceeded by `share` of all intended requests, in ms, from above.
@@ -96,15 +103,18 @@ def read_result(raw: bytes) -> LoadResult:
 
 def _service(name: str, one: Mapping[str, Any]) -> ServiceLoad:
     figures = {key: one[key] for key in ("intended", "good", "good_in_window", "errors", "dropped", "cut")}
-    buckets = {int(index): count for index, count in one["buckets"].items()}
-    if not all(type(value) is int and value >= 0 for value in (*figures.values(), *buckets.values())):
+    buckets, late = ({int(index): n for index, n in one[name].items()} for name in ("buckets", "late"))
+    if not all(
+        type(value) is int and value >= 0 for value in (*figures.values(), *buckets.values(), *late.values())
+    ):
         raise ValueError("a count is no count")
     answered = figures["good"] + figures["errors"]
     if (
         answered + figures["dropped"] + figures["cut"] != figures["intended"]
         or sum(buckets.values()) != answered
         or figures["good_in_window"] > figures["good"]
-        or not all(0 <= index < 4000 for index in buckets)
+        or sum(late.values()) != figures["intended"] - figures["dropped"]
+        or not all(0 <= index < 4000 for index in (*buckets, *late))
     ):
         raise ValueError("the counts do not add up")
-    return ServiceLoad(service=name, buckets=buckets, **figures)
+    return ServiceLoad(service=name, buckets=buckets, late=late, **figures)

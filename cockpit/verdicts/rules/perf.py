@@ -11,6 +11,9 @@ from cockpit.verdicts.rules.load_result import LoadResult, read_result
 from cockpit.verdicts.rules.reading import Trouble, finite, never_raises, raw_of, samples
 from cockpit.verdicts.thresholds import parse
 
+MAX_LATE_MS = 25.0
+"""How late the generator may send: beyond, a run says nothing about the service."""
+
 
 @never_raises
 def load_latency(answers: Mapping[str, bytes], params: Mapping[str, Any]) -> Judgement:
@@ -123,6 +126,9 @@ def _run(answers: Mapping[str, bytes], name: str, params: Mapping[str, Any]) -> 
     for one in result.services:
         if one.intended < least:
             raise Trouble("low_traffic", f"{name}: {one.intended} requests to {one.service}, {least} needed")
+        if not one.late_ms <= MAX_LATE_MS:
+            # Its own delay would be taken for the service's.
+            raise Trouble("provider_error", f"{name}: the generator was {one.late_ms:.0f} ms behind")
     return result
 
 
