@@ -20,8 +20,8 @@ PHASES = ("P0", "P1", "P2", "P3", "P4", "P6")
 AGENTS = ("A1", "A3", "A4", "A9", "A11", "A15", "A20", "A23", "A26", "A27", "A41", "A43", "A60")
 REQUIRED_GATES = ("slo", "perf", "supply_chain", "migrations", "policy")
 RELEASE_IDENTITY = "release@intelgraph.io"
-BASELINE_RPS = 45.0
-SPIKE_RPS = 58.0
+BASELINE_RPS = 26.0
+SPIKE_RPS = 36.0
 # A step takes a look each second: at one in a hundred a healthy canary would be sent back too often.
 ALPHA = 0.001
 
@@ -281,7 +281,8 @@ def _targets(endpoints: Endpoints, trust: ImageTrust, pace: Pace) -> Data:
             "spike_rps": SPIKE_RPS,
             "seconds": seconds(pace.load),
             "services": ["gateway", "web"],
-            "threshold": "p95_ms<=150",
+            # Wider than the canary's: it is measured where it is sent, with the sender's own delays.
+            "threshold": "p95_ms<=250",
         },
         "entry_url": endpoints.entry,
         "smoke": [

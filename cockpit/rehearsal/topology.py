@@ -58,19 +58,19 @@ class Behaviour:
 
 _SHAPES: dict[str, tuple[int, float]] = {
     # service: (workers, mean service time in seconds)
-    "gateway": (2, 0.025),
-    "web": (2, 0.025),
+    "gateway": (2, 0.033),
+    "web": (2, 0.033),
     "search": (4, 0.022),
     "realtime": (4, 0.013),
     "reports": (4, 0.024),
     "ingest": (4, 0.016),
 }
 _STABLE_ERRORS = 0.0005  # v2.9.4 drops one request in two thousand; v3.0.0 has that bug fixed
-_SLOWER = 1.45
+_SLOWER = 2.0
 
 
 def behaviour(service: str, version: str, *, slow: bool = False) -> Behaviour:
-    """Return how `service` behaves at `version`; `slow` takes 1.45 times as long for each request."""
+    """Return how `service` behaves at `version`; `slow` takes twice as long for each request."""
     workers, mean = _SHAPES[service]
     return Behaviour(
         service=service,
