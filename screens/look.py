@@ -17,6 +17,7 @@ Segment: TypeAlias = tuple[str, Style]
 Row: TypeAlias = tuple[Segment, ...]
 
 PLAIN = Style()
+_MOST_TEXT = 40_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -190,23 +191,32 @@ def clip(row: Iterable[Segment], width: int) -> Row:
 
 
 def wrap(text: str, width: int, *, limit: int = 200) -> list[str]:
-    """Break outside text into lines of at most `width` cells, at spaces where there are any."""
+    """Break outside text into lines of at most `width` cells, at spaces if any; indentation stays."""
     lines: list[str] = []
-    for paragraph in visible(text, newlines=True).replace("\t", "    ").split("\n"):
-        line = ""
-        for word in paragraph.split(" "):
-            while cell_len(word) > width:
-                room = width - (cell_len(line) + 1 if line else 0)
-                if room < 8:
-                    lines.append(line)
-                    line, room = "", width
-                head = set_cell_size(word, room).rstrip() or word[:1]
-                lines.append(f"{line} {head}" if line else head)
-                line, word = "", word[len(head) :]
-            joined = f"{line} {word}" if line else word
-            if cell_len(joined) > width:
+    for paragraph in visible(text, limit=_MOST_TEXT, newlines=True).replace("\t", "    ").split("\n"):
+        bare = paragraph.lstrip(" ")
+        indent = min(len(paragraph) - len(bare), width // 2)
+        lines += [" " * indent + line for line in _fill(bare, max(1, width - indent))]
+        if len(lines) >= limit:
+            return [*lines[: limit - 1], "…"]
+    return lines
+
+
+def _fill(text: str, width: int) -> list[str]:
+    lines: list[str] = []
+    line = ""
+    for word in text.split(" "):
+        while cell_len(word) > width:
+            room = width - (cell_len(line) + 1 if line else 0)
+            if room < 8 and line:
                 lines.append(line)
-                joined = word
-            line = joined
-        lines.append(line)
-    return lines[:limit]
+                line, room = "", width
+            head = set_cell_size(word, room).rstrip() or word[:1]
+            lines.append(f"{line} {head}" if line else head)
+            line, word = "", word[len(head) :]
+        joined = f"{line} {word}" if line else word
+        if cell_len(joined) > width:
+            lines.append(line)
+            joined = word
+        line = joined
+    return [*lines, line]

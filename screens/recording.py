@@ -5,29 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
-import msgspec
-
 from cockpit.base.errors import CockpitError
 from cockpit.journal.events import AnyEvent
 from cockpit.journal.reader import JOURNAL_NAME, Block, read_blocks
 from cockpit.journal.upcast import decode
 from cockpit.screens.view import Chain
 
-
-class _Window(msgspec.Struct):
-    factor: float
-
-
-class _Burn(msgspec.Struct):
-    windows: list[_Window]
-
-
-class _Canary(msgspec.Struct):
-    burn: _Burn
-
-
-class _Plan(msgspec.Struct):
-    canary: _Canary
+_MAX_PLAN = 1 << 20
 
 
 def read_recording(run_dir: Path, take: Callable[[list[AnyEvent]], object]) -> Chain:
@@ -71,9 +55,19 @@ def read_recording(run_dir: Path, take: Callable[[list[AnyEvent]], object]) -> C
 
 
 def firing_factors(plan: bytes) -> tuple[float, ...]:
-    """Return the burn rates at which the alert fires from a stored plan (JSON); none when there are none."""
-    try:
-        stored = msgspec.json.decode(plan, type=_Plan)
-    except msgspec.DecodeError:
+    """Return the burn rates at which the alert fires from a stored plan; none when not found."""
+    # Read as plain data on purpose: the plan's model belongs to the conductor and costs a screen its start.
+    from ruamel.yaml import YAML
+    from ruamel.yaml.error import YAMLError
+
+    if len(plan) > _MAX_PLAN:
         return ()
-    return tuple(sorted({window.factor for window in stored.canary.burn.windows}))
+    try:
+        found: object = YAML(typ="safe", pure=True).load(plan.decode())
+    except (YAMLError, UnicodeDecodeError):
+        return ()
+    for name in ("canary", "burn", "windows"):
+        found = found.get(name) if isinstance(found, dict) else None
+    windows = found if isinstance(found, list) else []
+    factors = (window.get("factor") for window in windows if isinstance(window, dict))
+    return tuple(sorted({float(one) for one in factors if isinstance(one, (int, float)) and one > 0}))

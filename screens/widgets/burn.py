@@ -9,6 +9,7 @@ from cockpit.journal.projection import Point
 from cockpit.screens.look import Look, Row, Segment, clip, fit, number, span, spread
 from cockpit.screens.plot import Axes, Canvas, Series, draw, sparkline
 from cockpit.screens.view import View
+from cockpit.screens.widgets.canary import weight_of
 from cockpit.screens.widgets.pane import Pane
 
 _GUTTER = 6
@@ -44,12 +45,15 @@ class Burn(Pane):
                 ((" nothing burned yet:", look.quiet),),
                 ((" the canary has not been looked at", look.quiet),),
             ]
-        metrics = sorted(name for name in view.projection.series if name.startswith("metric."))
+        names = (
+            name.removeprefix("metric.") for name in view.projection.series if name.startswith("metric.")
+        )
+        metrics = sorted((name for name in names if not name.startswith(("burn", "requests"))), key=weight_of)
         extra = min(len(metrics), 4, max(0, height - 8))
         plot = self._plot(view, series, width, max(3, height - 2 - extra))
         rows = [*plot, self._legend(view, series, width)]
         for name in metrics[:extra]:
-            rows.append(_spark(name, list(view.projection.series[name]), width, look))
+            rows.append(_spark(name, list(view.projection.series[f"metric.{name}"]), width, look))
         return rows
 
     def _plot(self, view: View, series: list[Series], width: int, height: int) -> list[Row]:
@@ -121,7 +125,7 @@ def _series(view: View, look: Look) -> list[Series]:
 
 
 def _spark(name: str, points: list[Point], width: int, look: Look) -> Row:
-    label = fit(name.removeprefix("metric."), 14)
+    label = fit(name, 14)
     value = f"{number(points[-1].value if points else None):>8} "
     row: Row = (
         (f" {label}", look.quiet),

@@ -22,6 +22,14 @@ def bar(share: float, width: int) -> tuple[str, str]:
     return filled, "░" * (width - len(filled))
 
 
+def weight_of(metric: str) -> tuple[int, str]:
+    """Return a sort key that puts what users feel first: latency, errors, then the rest."""
+    for rank, start in enumerate(("p95", "error_rate", "error", "share")):
+        if metric.startswith(start):
+            return rank, metric
+    return 9, metric
+
+
 class Canary(Pane):
     """Steps, weights, passes, the last look and the replicas."""
 
@@ -140,7 +148,10 @@ class Canary(Pane):
         )
         first: Row = (*head, (fit(last.reason, width - width_of(head)), look.text))
         numbers = [f"requests {number(last.requests)}"]
-        numbers += [f"{visible(name, limit=24)} {number(value)}" for name, value in last.metrics.items()]
+        shown = sorted(
+            (name for name in last.metrics if not name.startswith(("requests", "burn"))), key=weight_of
+        )
+        numbers += [f"{visible(name, limit=24)} {number(last.metrics[name])}" for name in shown]
         return [first, ((f" {fit('  '.join(numbers), width - 1)}", look.text),)]
 
     def _replicas(self, canary: CanaryView, width: int) -> list[Row]:

@@ -293,7 +293,8 @@ async def test_the_firing_factor_comes_from_the_stored_plan(tmp_path: Path) -> N
             }
         }
     }
-    blob = BlobStore(tmp_path / "blobs").put(msgspec.json.encode(plan), salted=False)
+    text = "# a plan\n" + msgspec.json.encode(plan).decode()
+    blob = BlobStore(tmp_path / "blobs").put(text.encode(), salted=True)
     events = [sample.opened(plan_blob=blob.digest, seq=0, at=EVENTS[0].at), *EVENTS[1:]]
     app: CockpitApp = live_app(events, folder=tmp_path, control=False)
     async with app.run_test(size=(120, 40)) as pilot:
