@@ -13,6 +13,8 @@ _BIDI = {chr(c) for c in (*range(0x202A, 0x202F), *range(0x2066, 0x206A), 0x200E
 
 def visible(text: str, *, limit: int = MAX_TEXT, newlines: bool = False) -> str:
     """Return `text` with control characters made visible (`␛`, `\\x9b`) and cut to `limit` characters."""
+    if len(text) <= limit and text.isprintable():
+        return text  # nearly all text is: no control, private or bidirectional character is printable
     out: list[str] = []
     for char in text[: limit + 1]:
         code = ord(char)

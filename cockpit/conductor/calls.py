@@ -186,10 +186,15 @@ class AgentCalls:
             )
         for event in self._consequences(agent, response):
             self._recorder.note(event)
+        verdicts = [verdict.model_dump_json(by_alias=True).encode() for verdict in response.verdicts]
+        # In a thread: the loop that must take a HALT at any moment does not wait for the disk.
+        kept, *judged = await asyncio.to_thread(
+            lambda: [self._recorder.keep(data) for data in (raw, *verdicts)]
+        )
         step = request.inputs.params.get("step", 0)
-        for verdict in response.verdicts:
+        for verdict, blob in zip(response.verdicts, judged, strict=True):
             await self._recorder.record(
-                self._judged(agent, request.phase, verdict, step if isinstance(step, int) else 0)
+                self._judged(agent, request.phase, verdict, blob, step if isinstance(step, int) else 0)
             )
         await self._recorder.record(
             AgentAnswered(
@@ -201,11 +206,11 @@ class AgentCalls:
                 notes=visible(response.notes),
                 next=visible(response.next),
                 took_ms=self._took(started),
-                response=self._recorder.keep(raw),
+                response=kept,
             )
         )
 
-    def _judged(self, agent: str, phase: str, verdict: GateVerdict, step: int) -> GateJudged:
+    def _judged(self, agent: str, phase: str, verdict: GateVerdict, blob: str, step: int) -> GateJudged:
         details = verdict.details
         return GateJudged(
             gate=verdict.gate,
@@ -221,7 +226,7 @@ class AgentCalls:
             images=dict(details.judged.images),
             plan_sha256=details.judged.plan_sha256,
             valid_s=details.judged.valid_s,
-            verdict_blob=self._recorder.keep(verdict.model_dump_json(by_alias=True).encode()),
+            verdict_blob=blob,
             step=step,
         )
 

@@ -35,7 +35,8 @@ def schema_of(model: type[BaseModel]) -> dict[str, Any]:
 
 
 @cache
-def _validator(model: type[BaseModel]) -> Draft202012Validator:
+def validator_of(model: type[BaseModel]) -> Draft202012Validator:
+    """Return the validator of a message's JSON Schema; it is made once a process."""
     return Draft202012Validator(schema_of(model))
 
 
@@ -44,19 +45,43 @@ def check(model: type[M], raw: bytes) -> M:
 
     Raises MessageInvalid when it is too large, not JSON, or not what the schema says.
     """
+    _bounded(model, raw)
+    try:
+        document = _DECODER.decode(raw.decode())
+    except (ValueError, RecursionError) as error:
+        raise MessageInvalid(f"{model.__name__} is not JSON: {visible(str(error), limit=200)}") from None
+    return _validated(model, document)
+
+
+def encode(message: BaseModel) -> bytes:
+    """Return a message as compact JSON, having checked it against its own schema.
+
+    Raises MessageInvalid: what we send is held to the same rule as what we receive.
+    """
+    model = type(message)
+    try:
+        document = message.model_dump(mode="json", by_alias=True)
+        raw = _ENCODER.encode(document).encode()
+    except (ValueError, RecursionError) as error:  # a UnicodeEncodeError is a ValueError
+        raise MessageInvalid(f"{model.__name__} cannot be written as JSON: {error}") from None
+    _bounded(model, raw)
+    _validated(model, document)  # the very document that was written: parsing it again would show no more
+    return raw
+
+
+def _bounded(model: type[BaseModel], raw: bytes) -> None:
     if len(raw) > MAX_MESSAGE_BYTES:
         raise MessageInvalid(
             f"{model.__name__} of {len(raw)} bytes; at most {MAX_MESSAGE_BYTES} are accepted"
         )
-    try:
-        document = json.loads(raw, parse_constant=_no_constant, object_pairs_hook=_unique)
-    except (ValueError, RecursionError) as error:
-        raise MessageInvalid(f"{model.__name__} is not JSON: {visible(str(error), limit=200)}") from None
+
+
+def _validated(model: type[M], document: Any) -> M:
     artifacts = document.get("artifacts") if isinstance(document, dict) else None
     if isinstance(artifacts, list) and len(artifacts) > MAX_ARTIFACTS:
         raise MessageInvalid(f"{model.__name__} names {len(artifacts)} artifacts; at most {MAX_ARTIFACTS}")
     try:
-        problem = next(iter(_validator(model).iter_errors(document)), None)
+        problem = next(iter(validator_of(model).iter_errors(document)), None)
     except RecursionError:
         raise MessageInvalid(f"{model.__name__} is nested too deeply") from None
     if problem is not None:
@@ -71,20 +96,6 @@ def check(model: type[M], raw: bytes) -> M:
         raise MessageInvalid(f"{model.__name__}: {visible(first['msg'], limit=300)}") from None
 
 
-def encode(message: BaseModel) -> bytes:
-    """Return a message as compact JSON, having checked it against its own schema.
-
-    Raises MessageInvalid: what we send is held to the same rule as what we receive.
-    """
-    try:
-        document = message.model_dump(mode="json", by_alias=True)
-        raw = json.dumps(document, ensure_ascii=False, separators=(",", ":"), allow_nan=False).encode()
-    except (ValueError, UnicodeEncodeError) as error:
-        raise MessageInvalid(f"{type(message).__name__} cannot be written as JSON: {error}") from None
-    check(type(message), raw)
-    return raw
-
-
 def _no_constant(name: str) -> None:
     raise ValueError(f"{name} is not JSON")
 
@@ -94,3 +105,7 @@ def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     if len(members) != len(pairs):
         raise ValueError("a member name stands twice")
     return members
+
+
+_DECODER = json.JSONDecoder(parse_constant=_no_constant, object_pairs_hook=_unique)
+_ENCODER = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"), allow_nan=False)
