@@ -147,10 +147,10 @@ def _alone(view: View) -> Iterator[Alert]:
 
 def _records(view: View) -> Iterator[Alert]:
     if view.chain.checked == "broken":
-        ends = "; the replay ends before it (x)" if view.mode == "replay" else ""
+        ends = "; the replay ends before it (x)" if view.mode == "replay" and view.chain.seq >= 0 else ""
         yield Alert(
             "bad",
-            f"✗ THE JOURNAL IS BROKEN AT #{view.chain.seq}: {visible(view.chain.text, limit=160)}{ends}",
+            f"✗ THE JOURNAL IS {view.chain.verdict}: {visible(view.chain.text, limit=160)}{ends}",
         )
     if view.trouble:
         yield Alert("bad", f"✗ {visible(view.trouble, limit=300)}")

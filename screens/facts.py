@@ -201,10 +201,11 @@ def _phase(view: View, key: str, sheet: Sheet) -> None:
 
 def _record(view: View, key: str, sheet: Sheet) -> None:
     if key == "break":
-        sheet.head(f"The chain is broken at #{view.chain.seq}")
-        return sheet.text(
-            f"{view.chain.text}\nThis record and all after it cannot be trusted; they are not shown."
-        )
+        sheet.head(f"The journal is {view.chain.verdict}")
+        sheet.text(view.chain.text)
+        if view.chain.seq >= 0:
+            sheet.text("This record and all after it cannot be trusted; they are not shown.")
+        return None
     line = next((line for line in view.projection.tail if str(line.seq) == key), None)
     if line is None:
         return sheet.text("This record is no longer in the tail.")

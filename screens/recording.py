@@ -50,8 +50,8 @@ def read_recording(run_dir: Path, take: Callable[[list[AnyEvent]], object]) -> C
         return Chain("broken", seq, wrong)
     if not report.ok:
         return Chain("broken", -1, "; ".join(problem.what for problem in report.problems[:3]))
-    closed = "" if report.closed else "; the recording is not closed"
-    return Chain("verified", -1, f"{report.records} records, {report.heads_checked} signed heads{closed}")
+    found = f"{report.records} records, {report.heads_checked} signed heads"
+    return Chain("verified" if report.closed else "not closed", -1, found)
 
 
 def firing_factors(plan: bytes) -> tuple[float, ...]:

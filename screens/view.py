@@ -11,12 +11,14 @@ from cockpit.journal.state import ReleaseState
 from cockpit.screens.look import seconds_of, span
 
 Mode = Literal["live", "follow", "replay"]
-Checked = Literal["as read", "unverified", "verified", "broken"]
+Checked = Literal["as read", "unverified", "verified", "not closed", "broken"]
 
 
 @dataclass(frozen=True, slots=True)
 class Chain:
     """How far the journal can be trusted: `as read` (live: each link is checked as it comes), or the verdict.
+
+    `not closed`: whole as far as it goes, but its end is missing or was never written.
 
     `seq` is the first record that cannot be trusted when broken.
     """
@@ -24,6 +26,11 @@ class Chain:
     checked: Checked = "as read"
     seq: int = -1
     text: str = ""
+
+    @property
+    def verdict(self) -> str:
+        """What to call a break: at which record, when it is at one (else a head or the end is wrong)."""
+        return f"BROKEN AT #{self.seq}" if self.seq >= 0 else "BROKEN"
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,6 +12,7 @@ from cockpit.screens.widgets.line import Lines
 _CHAINS = {
     "unverified": ("UNVERIFIED", "warn"),
     "verified": ("VERIFIED", "good"),
+    "not closed": ("INTACT, NOT CLOSED", "warn"),
 }
 
 
@@ -46,7 +47,7 @@ def _badges(view: View, look: Look) -> Row:
     elif not view.desk.attached and state.closed is None:
         words.append(("NO CONDUCTOR", look.bad) if state.run is not None else ("STARTING", look.warn))
     if view.chain.checked == "broken":
-        words.append((f"BROKEN AT #{view.chain.seq}" if view.chain.seq >= 0 else "BROKEN", look.bad))
+        words.append((view.chain.verdict, look.bad))
     elif view.chain.checked in _CHAINS:
         word, role = _CHAINS[view.chain.checked]
         words.append((word, getattr(look, role)))

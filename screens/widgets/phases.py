@@ -100,5 +100,6 @@ def _words(phase: PhaseView, view: View) -> str:
     text = f"{phase.phase} {NAMES.get(phase.phase, '')} {sign.word}"
     started, ended = seconds_of(phase.started_at), seconds_of(phase.ended_at)
     if started is not None:
-        text += f" {span((ended or view.now) - started)}"
+        closed = seconds_of(view.state.closed.at) if view.state.closed else None
+        text += f" {span((ended or closed or view.now) - started)}"
     return f"{text}: {visible(phase.reason, limit=60)}" if phase.reason else text

@@ -57,7 +57,7 @@ class JournalTail(Pane):
         rows = [self._known(line, width) for line in lines]
         playback = view.playback
         if view.chain.checked == "broken" and (playback is None or playback.position >= playback.length):
-            text = f" ✗ BROKEN AT #{view.chain.seq}: {view.chain.text}"
+            text = f" ✗ {view.chain.verdict}: {view.chain.text}"
             rows.append(((fit(text, width), self.look.block(self.look.bad)),))
             self._ids.append("break")
         if not rows:

@@ -8,12 +8,14 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import msgspec
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from msgspec.structs import replace
 
 from cockpit.base.clock import iso
 from cockpit.journal import events as ev
-from cockpit.journal.chain import GENESIS, leaf_hash, splice
+from cockpit.journal.chain import GENESIS, MerkleTree, leaf_hash, splice
 from cockpit.journal.events import AnyEvent
+from cockpit.journal.heads import Head, RunKey, origin_of, write_head, write_public_key
 
 START = datetime(2025, 9, 23, 8, 0, tzinfo=UTC)
 SERVICES = ("gateway", "ingest", "realtime", "reports", "search", "web")
@@ -47,6 +49,7 @@ PHASE_OF = {
     41: "P6",
 }
 PLAN_SHA = "3f" * 32
+KEY = RunKey(Ed25519PrivateKey.from_private_bytes(bytes(range(32))))
 
 
 class Scribe:
@@ -354,7 +357,12 @@ def lines(events: list[AnyEvent]) -> Iterator[bytes]:
 
 
 def write_journal(folder: Path, events: list[AnyEvent]) -> Path:
-    """Write a run folder with a journal and return it."""
+    """Write a run folder with a journal and a signed head over all of it; return the folder."""
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / "journal.jsonl").write_bytes(b"".join(line + b"\n" for line in lines(events)))
+    stored = list(lines(events))
+    (folder / "journal.jsonl").write_bytes(b"".join(line + b"\n" for line in stored))
+    head = Head(origin_of("sample"), len(stored), MerkleTree(map(leaf_hash, stored)).root())
+    (folder / "heads").mkdir(exist_ok=True)
+    write_public_key(folder / "heads", KEY)
+    write_head(folder / "heads", "end", head, KEY)
     return folder

@@ -59,10 +59,25 @@ async def test_what_a_recording_cannot_do_is_said(key: str) -> None:
 
 
 async def test_a_sound_recording_becomes_verified(tmp_path: Path) -> None:
-    app, replay = recording_app(sample.write_journal(tmp_path, sample.halfway()))
+    app, replay = recording_app(sample.write_journal(tmp_path, EVENTS))
     async with app.run_test(size=(80, 24)) as pilot:
         await until(pilot, lambda: "   VERIFIED" in screen_text(app), what="the badge")
-        assert replay.length == len(sample.halfway())
+        assert replay.length == len(EVENTS)
+
+
+async def test_a_recording_without_an_end_is_intact_but_not_closed(tmp_path: Path) -> None:
+    app, _ = recording_app(sample.write_journal(tmp_path, sample.halfway()))
+    async with app.run_test(size=(80, 24)) as pilot:
+        await shows(pilot, "INTACT, NOT CLOSED")
+
+
+async def test_a_cut_tail_is_broken_though_every_link_holds(tmp_path: Path) -> None:
+    folder = sample.write_journal(tmp_path, EVENTS)
+    journal = folder / "journal.jsonl"
+    journal.write_bytes(b"".join(journal.read_bytes().splitlines(keepends=True)[:-3]))
+    app, _ = recording_app(folder)
+    async with app.run_test(size=(120, 40)) as pilot:
+        await shows(pilot, "BROKEN", "✗ THE JOURNAL IS BROKEN")
 
 
 def _edit(line: bytes) -> bytes:
@@ -94,4 +109,4 @@ async def test_a_broken_recording_replays_up_to_the_break_and_shows_it(
         await shows(pilot, f"✗ BROKEN AT #{broken}:")
         assert app.view.state.seq == replay.length - 1
         await pilot.press("5", "enter")
-        await shows(pilot, f"The chain is broken at #{broken}")
+        await shows(pilot, f"The journal is BROKEN AT #{broken}", "cannot be trusted")

@@ -142,7 +142,7 @@ def test_a_recording_plays_in_a_terminal(tmp_path: Path, terminal: Terminal) -> 
     until(
         lambda: "at end" in terminal.screen() and "step 2/3" in terminal.screen(), "the end of the recording"
     )
-    assert "VERIFIED" in terminal.screen()
+    until(lambda: "INTACT, NOT CLOSED" in terminal.screen(), "the verdict")
     terminal.keys("q")
     until(lambda: "RETURNED 0" in terminal.screen(), "the exit code")
 
