@@ -53,8 +53,8 @@ class BlobStore:
         stored = secrets.token_bytes(SALT_BYTES) + data if salted else data
         digest = hashlib.sha256(stored).hexdigest()
         path = self._folder / (f"{digest}.salted" if salted else digest)
-        # An unsalted blob that was redacted stays so, even when the same bytes come again.
-        if not path.exists() and not self._tombstone(digest).exists():
+        # A salt makes it new. An unsalted blob that was redacted stays so, though the same bytes come again.
+        if salted or not (path.exists() or self._tombstone(digest).exists()):
             try:
                 write_private(path, stored)
             except OSError as error:
