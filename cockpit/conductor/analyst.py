@@ -70,7 +70,10 @@ class PrometheusAnalyst:
             carried=tuple(carried),
         )
         look = look_of({name: answer.raw for name, answer in everything.items()}, params)
-        digests = {name: self._recorder.keep(answer.raw) for name, answer in everything.items()}
+        # In a thread: the loop that must take a HALT at any moment does not wait for the disk.
+        digests = await asyncio.to_thread(
+            lambda: {name: self._recorder.keep(answer.raw) for name, answer in everything.items()}
+        )
         asked = {
             name: {
                 "text": answer.query,
