@@ -16,6 +16,7 @@ from textual.filter import LineFilter, Monochrome
 from textual.notifications import SeverityLevel
 from textual.screen import Screen
 from textual.widgets import Input
+from textual.worker import WorkerFailed
 
 from cockpit.base.clock import Clock
 from cockpit.base.errors import CockpitError
@@ -36,6 +37,8 @@ from cockpit.screens.themes import THEMES, Ascii, NoColour
 from cockpit.screens.transport import Transport
 from cockpit.screens.view import Chain, Desk, Mode, View
 from cockpit.screens.widgets.agents import Agents
+from cockpit.screens.widgets.burn import Burn
+from cockpit.screens.widgets.canary import Canary
 from cockpit.screens.widgets.gates import Gates
 from cockpit.screens.widgets.keybar import KeyBar
 from cockpit.screens.widgets.pane import Pane
@@ -51,6 +54,8 @@ _SUBJECTS: tuple[tuple[type[Pane], str], ...] = (
     (Gates, "gate"),
     (Phases, "phase"),
     (JournalTail, "record"),
+    (Canary, "canary"),
+    (Burn, "canary"),
 )
 
 
@@ -338,8 +343,8 @@ class CockpitApp(App[None], inherit_bindings=False):
 
     def on_pane_opened(self, message: Pane.Opened) -> None:
         """Open what was chosen."""
-        kind = next((kind for cls, kind in _SUBJECTS if isinstance(message.pane, cls)), "canary")
-        if kind == "canary" or message.key:
+        kind = next((kind for cls, kind in _SUBJECTS if isinstance(message.pane, cls)), "")
+        if kind == "canary" or (kind and message.key):
             self.open_subject(Subject(kind, message.key))
 
     def on_key_bar_chosen(self, message: KeyBar.Chosen) -> None:
@@ -358,6 +363,8 @@ class CockpitApp(App[None], inherit_bindings=False):
         # A person gets a sentence, never a traceback; the release does not depend on this screen.
         self.bell()
         error = getattr(self, "_exception", None)
-        words = f"The screen failed ({type(error).__name__}). The release goes on without it."
-        self._exit_renderables.append(Text(words))
+        if isinstance(error, WorkerFailed):
+            error = error.error
+        words = f"The screen failed ({type(error).__name__}: {error}). The release goes on without it."
+        self._exit_renderables.append(Text(visible(words, limit=500)))
         self._close_messages_no_wait()

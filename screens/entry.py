@@ -17,6 +17,8 @@ from cockpit.screens.feed import JournalSource, LiveFeed, ReplayFeed
 from cockpit.screens.link import Link
 from cockpit.screens.themes import THEMES
 
+_LEAVE_ON = (signal.SIGTERM, signal.SIGHUP, signal.SIGINT)
+
 
 def run_live(
     run_dir: Path, control: bool, *, mode: str = "live", ascii: bool = False, theme: str = THEMES[0].name
@@ -84,16 +86,16 @@ def run_replay(
 
 
 def _run(app: CockpitApp) -> bool:
-    """Run the app until it is left; says whether it failed. SIGTERM and SIGHUP leave like `q` does."""
+    """Run the app until it is left; says whether it failed. The signals that end a screen leave like `q` does."""
 
     async def leave_on_signals() -> None:
         loop = asyncio.get_running_loop()
-        for number in (signal.SIGTERM, signal.SIGHUP):
+        for number in _LEAVE_ON:
             loop.add_signal_handler(number, app.exit)
         try:
             await app.run_async()
         finally:
-            for number in (signal.SIGTERM, signal.SIGHUP):
+            for number in _LEAVE_ON:
                 loop.remove_signal_handler(number)
 
     try:

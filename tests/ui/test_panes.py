@@ -130,6 +130,9 @@ async def test_details_of_agent_gate_phase_record_and_look(tmp_path: Path) -> No
         ):
             await pilot.press(*keys)
             await shows(pilot, *texts)
+            await pilot.press("enter")
+            await pilot.pause(0.1)
+            await shows(pilot, *texts)
             await pilot.press("escape")
             await until(pilot, lambda: app.screen is app.main, what="back on the main screen")
 
