@@ -62,7 +62,7 @@ def check_signatures(
             if passed(found):
                 signed.add(claim.path)
             else:
-                problems.append(f"the signature of {claim.path}: {_first(found)}")
+                problems.append(f"the signature of {claim.path}: {first_problem(found)}")
     attested, wrong = _attestations(files, trust)
     return Signatures(frozenset(signed), frozenset(attested), (*problems, *wrong))
 
@@ -102,7 +102,7 @@ def _attestations(files: Mapping[str, bytes], trust: Trust) -> tuple[set[str], l
                 line, trusted_root_json=trust.root, identity=trust.identity, issuer=trust.issuer
             )
             if not statement:
-                problems.append(f"{name}: {_first(found)}")
+                problems.append(f"{name}: {first_problem(found)}")
                 continue
             for subject in statement["subject"]:
                 data = files.get(str(subject.get("name")))
@@ -111,6 +111,7 @@ def _attestations(files: Mapping[str, bytes], trust: Trust) -> tuple[set[str], l
     return attested, problems
 
 
-def _first(found: list[Check]) -> str:
+def first_problem(found: list[Check]) -> str:
+    """Return what the first failed check says."""
     bad = next((check for check in found if not check.ok), None)
     return f"{bad.name}: {bad.detail}" if bad else "nothing was checked"

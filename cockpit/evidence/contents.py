@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from cockpit.base.errors import EvidenceError, JournalError
 from cockpit.journal.blobs import SALT_BYTES
 from cockpit.journal.chain import MerkleTree
-from cockpit.journal.events import AnyEvent
+from cockpit.journal.events import AnyEvent, GateJudged, GoNoGoComputed, LookTaken
 from cockpit.journal.links import Links
 from cockpit.journal.reader import JOURNAL_NAME
 from cockpit.journal.upcast import decode
@@ -67,6 +67,18 @@ class Journal:
 
     events: tuple[AnyEvent, ...]
     tree: MerkleTree
+
+    def blobs_needed(self) -> list[str]:
+        """Return the digests of what verdicts, looks and decisions rest on, each once, in order."""
+        found: dict[str, None] = {}
+        for event in self.events:
+            if isinstance(event, GateJudged):
+                found[event.verdict_blob] = None
+            elif isinstance(event, LookTaken):
+                found[event.answers] = None
+            elif isinstance(event, GoNoGoComputed):
+                found[event.blob] = None
+        return list(found)
 
 
 def read_journal(files: Mapping[str, bytes]) -> Journal:

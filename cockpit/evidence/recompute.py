@@ -30,16 +30,16 @@ Blobs = Callable[[str], bytes]
 _MOST_NAMED = 5
 
 
-def recompute(events: Iterable[AnyEvent], blob: Blobs) -> list[Check]:
-    """Judge every verdict and look of a journal again; a journal without any of a kind says so and holds."""
+def recompute(events: Iterable[AnyEvent], blob: Blobs, canary: Mapping[str, Any] | None) -> list[Check]:
+    """Judge every verdict and look of a journal again; a journal without any of a kind says so and holds.
+
+    `canary` is the plan's section (`plain`) that every look must have been judged by; None fails every look.
+    """
     verdicts = [event for event in events if isinstance(event, GateJudged)]
     looks = [event for event in events if isinstance(event, LookTaken)]
-    canaries: set[str] = set()
     return [
         _check("verdicts recomputed", verdicts, lambda event: verdict_problem(event, blob), _gate_name),
-        _check(
-            "canary looks recomputed", looks, lambda event: look_problem(event, blob, canaries), _look_name
-        ),
+        _check("canary looks recomputed", looks, lambda event: look_problem(event, blob, canary), _look_name),
     ]
 
 
@@ -72,15 +72,17 @@ def verdict_problem(event: GateJudged, blob: Blobs) -> str:
     return _difference(found, wanted)
 
 
-def look_problem(event: LookTaken, blob: Blobs, canaries: set[str]) -> str:
-    """Return how a recorded look differs from the same look judged again; `canaries` collects plans seen."""
+def look_problem(event: LookTaken, blob: Blobs, canary: Mapping[str, Any] | None) -> str:
+    """Return how a recorded look differs from the same look judged again by the plan; raises CockpitError."""
     document = _object(blob(event.answers))
     name, params, answers = _rule_of(document.get("rule"), blob)
     if name != RULE_LOOK:
         return f"it was made by the rule {visible(name, limit=60)}"
-    canaries.add(json.dumps(params.get("canary"), sort_keys=True))
-    if len(canaries) > 1:
-        return "it was judged by another canary section than the looks before"
+    if canary is None or params.get("canary") != canary:
+        return "it was not judged by the canary section of the plan"
+    steps = canary["steps"]
+    if not 1 <= event.step <= len(steps) or params.get("weight") != steps[event.step - 1]:
+        return "it was judged at another weight than the plan's for its step"
     look = look_of(answers, params)
     wanted = {
         "outcome": look.outcome,

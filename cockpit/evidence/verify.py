@@ -4,7 +4,7 @@
 2. `manifest`: the schema, the rows of seed section 10.                                          manifest
 3. `hashes`: every file is the one the manifest names; none is missing or extra.                 here
 4. `signature`: the bundle is over exactly these bytes, by the expected identity.                signatures
-5. `journal`: every link holds; the run is the one the manifest names.                           contents
+5. `journal`, `plan`: every link holds; the run and its plan are those named.                     contents
 6. `heads`: each is signed by the run's key and fits the journal; the manifest's covers it all.  here
 7. `head attestation`: a logged signature certifies the run's key and this root.                 signatures
 8. `state`: the fold of the journal is `state.json`.                                             here
@@ -23,7 +23,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -32,18 +32,21 @@ from cockpit.base.files import sha256_hex
 from cockpit.base.text import visible
 from cockpit.evidence import container, manifest
 from cockpit.evidence import recompute as recomputing
-from cockpit.evidence.artifact_signatures import check_signatures
+from cockpit.evidence.artifact_signatures import check_signatures, first_problem
 from cockpit.evidence.checks import Check, passed
-from cockpit.evidence.contents import Journal, PackBlobs, Redacted, digests_in, read_journal
+from cockpit.evidence.contents import Journal, PackBlobs, Redacted, read_journal
 from cockpit.evidence.pack import STATE, TRUSTED_ROOT
+from cockpit.evidence.plan_check import packed_plan
 from cockpit.evidence.sealing import ATTESTATION, PREDICATE_TYPE, bundle_path
 from cockpit.evidence.signatures import MAX_BUNDLE_BYTES, verify_bundle, verify_statement
 from cockpit.evidence.trust import Trust, choose_trust
-from cockpit.journal.events import EvidenceSealed, GateJudged, GoNoGoComputed, LookTaken, RunOpened
+from cockpit.journal.events import EvidenceSealed, RunOpened
 from cockpit.journal.fold import Fold
 from cockpit.journal.heads import PUBLIC_KEY_NAME, Head, origin_of, parse_and_verify
 from cockpit.journal.state import encode
+from cockpit.plan.model import Plan
 from cockpit.rpc.manifest import Manifest
+from cockpit.verdicts.questions import plain
 
 _SIGNERS = ("signatures/", "attestations/")
 
@@ -85,6 +88,8 @@ def verify_pack(
     offline.
     """
     try:
+        if trust_root is not None:
+            _read(trust_root, container.MAX_FILE_BYTES)  # a wrong path says nothing about the pack
         raw = _read(pack, container.MAX_PACK_BYTES)
         signature = _read_bundle(pack, bundle)
     except EvidenceError as error:
@@ -129,6 +134,7 @@ class _Verification:
         self._manifest = document
         self._trust = trust
         self._blobs = PackBlobs(files)
+        self._plan: Plan | None = None
 
     def run(self, *, recompute: bool) -> list[Check]:
         """Return the checks of steps 2 to 12."""
@@ -143,6 +149,7 @@ class _Verification:
             return [*checks, Check("journal", False, visible(str(error), limit=400))]
         checks += [
             self._step("journal", lambda: self._run(journal)),
+            self._step("plan", lambda: self._planned(journal)),
             self._step("heads", lambda: self._heads(journal)),
             self._step("head attestation", lambda: self._attested(journal)),
             self._step("state", lambda: self._state(journal)),
@@ -153,7 +160,8 @@ class _Verification:
             recomputing.decisions(journal.events, self._blobs.get),
         ]
         if recompute:
-            checks += recomputing.recompute(journal.events, self._blobs.get)
+            canary = plain(self._plan.canary) if self._plan else None
+            checks += recomputing.recompute(journal.events, self._blobs.get, canary)
         return checks
 
     def _step(self, name: str, step: Callable[[], str]) -> Check:
@@ -215,6 +223,13 @@ class _Verification:
         if said != (opened.version, opened.run_id, opened.rehearsal, opened.reduced, opened.trust_profile):
             raise EvidenceError("it is of another run than the manifest names")
         return f"{len(journal.events)} records of run {opened.run_id}, every link holds"
+
+    def _planned(self, journal: Journal) -> str:
+        opened = journal.events[0]
+        if not isinstance(opened, RunOpened):
+            raise EvidenceError("no run was opened")
+        self._plan = packed_plan(opened, self._blobs.get)
+        return f"sha256 {opened.plan_sha256}"
 
     def _key(self) -> bytes:
         key = base64.b64decode(self._files.get(f"heads/{PUBLIC_KEY_NAME}", b"").strip(), validate=True)
@@ -306,7 +321,7 @@ class _Verification:
 
     def _stored(self, journal: Journal) -> str:
         problems, redacted = self._blobs.problems(), 0
-        for digest in _needed(journal):
+        for digest in journal.blobs_needed():
             try:
                 self._blobs.get(digest)
             except Redacted:
@@ -333,29 +348,10 @@ class _Verification:
         return self._trust
 
 
-def _needed(journal: Journal) -> Iterable[str]:
-    found: dict[str, None] = {}
-    for event in journal.events:
-        if isinstance(event, GateJudged):
-            found[event.verdict_blob] = None
-        elif isinstance(event, LookTaken):
-            found[event.answers] = None
-        elif isinstance(event, GoNoGoComputed):
-            found[event.blob] = None
-        elif isinstance(event, RunOpened) and event.plan_blob:
-            found.update(dict.fromkeys(digests_in(event.plan_blob.encode())))
-    return found
-
-
 def _all(found: list[Check], good: str) -> str:
     if not passed(found):
-        raise EvidenceError(_first(found))
+        raise EvidenceError(first_problem(found))
     return good
-
-
-def _first(found: list[Check]) -> str:
-    bad = next((check for check in found if not check.ok), None)
-    return f"{bad.name}: {bad.detail}" if bad else "nothing was checked"
 
 
 def _note(document: Manifest, anchored: bool) -> str:

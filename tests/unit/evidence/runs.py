@@ -27,19 +27,31 @@ from cockpit.journal.heads import Head, RunKey, origin_of, sign_head, write_head
 from cockpit.journal.reader import read_lines
 from cockpit.journal.upcast import decode
 from cockpit.journal.writer import JournalWriter
+from cockpit.rehearsal.release_plan import PHASES, dump
 from cockpit.rehearsal.sigstore import SigstoreServer
+from cockpit.rehearsal.topology import SERVICES
 from cockpit.rpc.messages import GateVerdict, GoNoGo, Judged, Query, VerdictDetails
 from cockpit.rpc.validate import encode
 from cockpit.verdicts.analysis import look_of
 from cockpit.verdicts.questions import look_document, look_params
 from cockpit.verdicts.rules import find
+from tests.unit.plan.test_refuse import data as plan_data
 from tests.unit.verdicts.samples import AT, NOW, canary, good
 
 E = TypeVar("E", bound=Event)
 WHO = "release@intelgraph.io"
 RUN = "20250923T080000Z-1a2b3c"
-PLAN = "c" * 64
-IMAGES = {"web": "sha256:" + "a" * 64}
+DIGEST = "sha256:" + "a" * 64
+
+
+def plan_text(change: dict[str, Any]) -> bytes:
+    """Return a rehearsal's plan that requires `policy` alone, with changes."""
+    plan = {**plan_data(), "required_gates": ["policy"], **change}
+    return dump(plan).encode()
+
+
+PLAN = plan_text({"canary": canary().model_dump(mode="json")})
+IMAGES = dict.fromkeys(SERVICES, DIGEST)
 ARTIFACTS = {
     "sbom/web.spdx.json": b'{"spdxVersion":"SPDX-2.3"}',
     "perf/baseline.json": b"{}",
@@ -59,6 +71,7 @@ class Change:
     opened: dict[str, Any] = field(default_factory=dict)
     rule: str = "named_checks"
     drop_artifact: str = ""
+    plan: bytes = b""
 
 
 @dataclass(frozen=True)
@@ -168,7 +181,7 @@ class Maker:
         ]
 
     def _events(self, blobs: BlobStore, key: RunKey, change: Change) -> Sequence[Event]:
-        verdict = _verdict(blobs, change.rule)
+        verdict = _verdict(blobs, change)
         blob = blobs.put(encode(verdict)).digest
         judged = ev.GateJudged(
             gate=verdict.gate,
@@ -182,7 +195,7 @@ class Maker:
             metrics=dict(verdict.metrics),
             thresholds=list(verdict.thresholds),
             images=IMAGES,
-            plan_sha256=PLAN,
+            plan_sha256=verdict.details.judged.plan_sha256,
             valid_s=86400.0,
             verdict_blob=blob,
         )
@@ -191,7 +204,7 @@ class Maker:
             drill_recent=None, evidence_signed=True, go=True,
         ).model_copy(update=change.gonogo)  # fmt: skip
         return [
-            _opened(key, change),
+            _opened(blobs.put(change.plan or PLAN).digest, key, change),
             _changed(judged, change.verdict),
             ev.RequiredGates(gates={"policy": "pass", **change.required}),
             ev.EvidenceSealed(
@@ -213,13 +226,15 @@ class Maker:
         ]
 
 
-def _opened(key: RunKey, change: Change) -> ev.RunOpened:
+def _opened(blob: str, key: RunKey, change: Change) -> ev.RunOpened:
     public = base64.b64encode(key.public_bytes).decode()
     opened = ev.RunOpened(
-        run_id=RUN, version="v3.0.0", repo="intelgraph-platform", environment="prod", plan_sha256=PLAN,
-        plan_blob="", rehearsal=True, reduced=["the plan leaves out P5"], trust_profile="embedded",
+        run_id=RUN, version="v3.0.0", repo="intelgraph-platform", environment="prod",
+        plan_sha256=sha256_hex(PLAN), plan_blob=blob,
+        rehearsal=True, reduced=["the plan leaves out P5"], trust_profile="embedded",
         operator="someone", host="here", run_key=public, steps=[10, 50, 100],
-        services=[ev.ServiceImage("web", IMAGES["web"])], phases=["P3", "P6"], required_gates=["policy"],
+        services=[ev.ServiceImage(name, digest) for name, digest in IMAGES.items()], phases=list(PHASES),
+        required_gates=["policy"],
         window_start=str(NOW), window_end=str(NOW + timedelta(hours=4)), roster=[],
     )  # fmt: skip
     return _changed(opened, change.opened)
@@ -242,11 +257,12 @@ def _signed(log_index: int, entry_id: str) -> list[Event]:
     ]
 
 
-def _verdict(blobs: BlobStore, rule: str) -> GateVerdict:
+def _verdict(blobs: BlobStore, change: Change) -> GateVerdict:
     answer = json.dumps({"checks": [{"name": "chain", "ok": True, "detail": "whole"}]}).encode()
     params = {"required": ["chain"]}
     judgement = find("named_checks")({"checks": answer}, params)
     digest = blobs.put(answer).digest
+    plan_sha256 = change.opened.get("plan_sha256", sha256_hex(PLAN))
     return GateVerdict(
         gate="policy",
         env="prod",
@@ -257,11 +273,11 @@ def _verdict(blobs: BlobStore, rule: str) -> GateVerdict:
             phase_gate="audit",
             outcome=judgement.outcome,
             reason=judgement.reason,
-            judged=Judged(images=IMAGES, env="prod", plan_sha256=PLAN, valid_s=86400.0),
+            judged=Judged(images=IMAGES, env="prod", plan_sha256=plan_sha256, valid_s=86400.0),
             queries=[
                 Query(text="journal", backend="journal", asked_at="2025-09-23T08:00:00Z", answer=digest)
             ],
-            rule={"name": rule, "params": params, "answers": {"checks": digest}},
+            rule={"name": change.rule, "params": params, "answers": {"checks": digest}},
         ),
     )
 

@@ -6,15 +6,18 @@ from pathlib import Path
 
 import pytest
 
+from cockpit.base.files import sha256_hex
 from cockpit.evidence.verify import verify_pack
 from tests.unit.evidence.conftest import Factory
-from tests.unit.evidence.runs import Change
+from tests.unit.evidence.runs import PLAN, Change, plan_text
 
-VERDICTS, LOOKS, DECISIONS = (
+VERDICTS, LOOKS, DECISIONS, PLANS = (
     "verdicts recomputed",
     "canary looks recomputed",
     "go/no-go follows from the verdicts",
+    "plan",
 )
+OTHER = sha256_hex(PLAN.replace(b"v3.0.0", b"v3.0.1"))
 
 
 @pytest.mark.parametrize(
@@ -27,6 +30,14 @@ VERDICTS, LOOKS, DECISIONS = (
         (Change(verdict={"images": {}}), VERDICTS),
         (Change(verdict={"verdict_blob": "sha256:" + "0" * 64}), VERDICTS),
         (Change(rule="no_such_rule"), VERDICTS),
+        (Change(look={"step": 2}), LOOKS),
+        (Change(look={"step": 0}), LOOKS),
+        (Change(plan=plan_text({})), LOOKS),
+        (Change(plan=PLAN + b"# kinder"), PLANS),
+        (Change(plan=PLAN.replace(b"v3.0.0", b"v3.0.1"), opened={"plan_sha256": OTHER}), PLANS),
+        (Change(opened={"steps": [10, 100]}), PLANS),
+        (Change(opened={"required_gates": []}), PLANS),
+        (Change(opened={"plan_blob": ""}), PLANS),
         (Change(look={"outcome": "fail"}), LOOKS),
         (Change(look={"requests": 4000.0}), LOOKS),
         (Change(look={"metrics": {"p95_ms": 1.0}}), LOOKS),

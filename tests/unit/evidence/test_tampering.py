@@ -19,7 +19,9 @@ from cockpit.journal.chain import leaf_hash
 from cockpit.journal.heads import Head, RunKey, origin_of, sign_head
 from cockpit.rehearsal.sigstore import SigstoreServer
 from tests.unit.evidence.conftest import Factory
-from tests.unit.evidence.runs import RUN, WHO, Change, Made, copy_of
+from tests.unit.evidence.runs import RUN, WHO, Change, Made, copy_of, plan_text
+from tests.unit.plan.test_refuse import data
+from tests.unit.verdicts.samples import canary
 
 Files = dict[str, bytes]
 Document = dict[str, Any]
@@ -250,7 +252,15 @@ def test_another_signer_than_expected(made: Made, tmp_path: Path) -> None:
 
 
 def test_a_real_release_must_be_anchored(factory: Factory, tmp_path: Path) -> None:
-    made = factory.make(Change(opened={"rehearsal": False, "trust_profile": "private"}))
+    targets = data()["targets"]
+    targets["signing"]["profile"] = "private"
+    plan = plan_text({"rehearsal": False, "targets": targets, "canary": canary().model_dump(mode="json")})
+    made = factory.make(
+        Change(
+            plan=plan,
+            opened={"rehearsal": False, "trust_profile": "private", "plan_sha256": sha256_hex(plan)},
+        )
+    )
     assert "trust" in broken(verify_pack(made.pack.path, config=tmp_path))
     root = tmp_path / "trusted_root.json"
     root.write_text(made.root)
@@ -265,6 +275,7 @@ def test_a_real_release_must_be_anchored(factory: Factory, tmp_path: Path) -> No
 
 def test_what_cannot_be_read(made: Made, tmp_path: Path) -> None:
     spoilt = copy_of(made, tmp_path / "pack")
+    assert verify_pack(spoilt.pack.path, trust_root=tmp_path / "missing").exit_code == 64
     missing = verify_pack(tmp_path / "missing.zip")
     assert (missing.unreadable, missing.exit_code, missing.ok) == (True, 64, False)
     assert verify_pack(tmp_path).exit_code == 64
