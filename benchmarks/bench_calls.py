@@ -14,6 +14,7 @@ import tempfile
 import time
 from collections.abc import Awaitable, Callable
 from pathlib import Path
+from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
@@ -26,11 +27,12 @@ from cockpit.conductor.calls import AgentCalls
 from cockpit.conductor.effects import EffectsGate
 from cockpit.conductor.recorder import Recorder
 from cockpit.dispatch import LocalDispatch
+from cockpit.journal.base import Event
 from cockpit.journal.events import Noted
 from cockpit.rpc.messages import AgentRequest, AgentResponse
 from cockpit.rpc.validate import schema_of, validator_of
 
-CALLS = 240
+CALLS = 160
 ROUNDS = 7
 AT_ONCE = 8
 """How many calls a phase makes at once."""
@@ -39,6 +41,23 @@ AT_ONCE = 8
 class _Held:
     held = True
     fenced_out = False
+
+
+class Unwritten:
+    """A recorder that writes nothing: what is left of a call is messages and dispatch."""
+
+    def __init__(self, run_dir: Path) -> None:
+        self.run_dir = run_dir
+
+    async def record(self, event: Event) -> None:
+        """Take an event and forget it."""
+
+    def note(self, event: Event) -> None:
+        """Take an event and forget it."""
+
+    def keep(self, data: bytes) -> str:
+        """Return what a digest looks like."""
+        return "sha256:" + "0" * 64
 
 
 class Keeping:
@@ -90,30 +109,42 @@ def validations(request: bytes, response: bytes, count: int) -> None:
 
 async def measure(report: Report, folder: Path) -> None:
     """Measure calls and validations in turns, so that both meet the same moments of the machine."""
-    agent, name = trivial_agent()
     loaded = plan(folder)
     clock = SystemClock()
     async with recorder(folder / "run") as recording:
         gate = EffectsGate(recording, _Held(), clock, loaded.plan.window_utc, frozenset({"prod"}))
         local = LocalDispatch(loaded, recording.run_dir, clock, recording, Handles(), gate)
         dispatch = Keeping(local)
-        calls = AgentCalls(dispatch, recording, clock, deadline=60)
-
-        async def one() -> None:
-            result = await calls.call(agent, name, "P1", "VERIFY")
-            if result.response is None:
-                raise AssertionError(f"the call failed: {result.reason}")
-
-        await spread(one, 20, 1)
-        await _rounds(report, recording, dispatch, one)
+        unwritten: Any = Unwritten(recording.run_dir)
+        journaled, bare = (
+            _caller(AgentCalls(dispatch, keeper, clock, deadline=60)) for keeper in (recording, unwritten)
+        )
+        await spread(journaled, 20, 1)
+        await _rounds(report, recording, dispatch, journaled, bare)
     _schemas(report)
 
 
+def _caller(calls: AgentCalls) -> Callable[[], Awaitable[None]]:
+    agent, name = trivial_agent()
+
+    async def one() -> None:
+        result = await calls.call(agent, name, "P1", "VERIFY")
+        if result.response is None:
+            raise AssertionError(f"the call failed: {result.reason}")
+
+    return one
+
+
 async def _rounds(
-    report: Report, recording: Recorder, dispatch: Keeping, one: Callable[[], Awaitable[None]]
+    report: Report,
+    recording: Recorder,
+    dispatch: Keeping,
+    journaled: Callable[[], Awaitable[None]],
+    bare: Callable[[], Awaitable[None]],
 ) -> None:
     alone: list[tuple[float, ...]] = []
-    busy: list[tuple[float, ...]] = []
+    unwritten: list[tuple[float, ...]] = []
+    written: list[tuple[float, ...]] = []
     single: list[float] = []
     synced: list[float] = []
     for _ in range(ROUNDS):
@@ -121,20 +152,27 @@ async def _rounds(
         validations(dispatch.request, dispatch.response, CALLS)
         alone.append(_each(before))
         before = _clocks()
-        await spread(one, CALLS, AT_ONCE)
-        busy.append(_each(before))
-        single += await spread(one, CALLS // 8, 1)
-        synced += await spread(
-            lambda: recording.record(Noted(level="info", text="one record")), CALLS // 8, 1
-        )
-    validation, call = tuple(map(min, zip(*alone, strict=True))), tuple(map(min, zip(*busy, strict=True)))
+        await spread(bare, CALLS, AT_ONCE)
+        unwritten.append(_each(before))
+        before = _clocks()
+        await spread(journaled, CALLS, AT_ONCE)
+        written.append(_each(before))
+        single += await spread(journaled, CALLS // 8, 1)
+        synced += await spread(lambda: recording.record(Noted(level="info", text="one")), CALLS // 8, 1)
+    validation, plain, call = _best(alone), _best(unwritten), _best(written)
     report.add("four validations of a call alone", validation[0] * 1e6, "µs of the loop")
-    report.add(f"a call, {AT_ONCE} at once", call[0] * 1e6, "µs of the loop")
-    report.add("a call : its validations", call[0] / validation[0], "times", at_most=1.5)
+    report.add("a call, nothing written", plain[0] * 1e6, "µs of the loop")
+    report.add("a call, nothing written : its validations", plain[0] / validation[0], "times", at_most=1.5)
+    report.add(f"a call, journaled, {AT_ONCE} at once", call[0] * 1e6, "µs of the loop")
+    report.add("a call, journaled : its validations", call[0] / validation[0], "times", at_most=1.5)
     report.add("the same with the threads that write to disk", call[1] / validation[1], "times")
     report.add("the same by the clock on the wall", call[2] / validation[2], "times")
-    report.add("one call at a time, p50", percentile(single, 50) * 1e6, "µs")
-    report.add("one record written and synced, p50", percentile(synced, 50) * 1e6, "µs")
+    report.add("a call, journaled, one at a time, p50", percentile(single, 50) * 1e6, "µs on the wall")
+    report.add("one record written and synced, p50", percentile(synced, 50) * 1e6, "µs on the wall")
+
+
+def _best(rounds: list[tuple[float, ...]]) -> tuple[float, ...]:
+    return tuple(map(min, zip(*rounds, strict=True)))
 
 
 def _clocks() -> tuple[float, float, float]:
