@@ -17,7 +17,7 @@ _HEAD = re.compile(r"([a-z]+)(?:\(([^)]{1,60})\))?(!)?: (.+)", re.ASCII)
 _BREAKING = re.compile(r"^BREAKING[ -]CHANGE: (.+?)(?=\n[A-Z][A-Za-z-]*: |\n\n|\Z)", re.MULTILINE | re.DOTALL)
 _KNOWN = re.compile(r"^Known[ -]issue: (.+)$", re.MULTILINE | re.IGNORECASE)
 _VERSION = re.compile(r"v(\d+)\.(\d+)\.(\d+)(?:-[0-9A-Za-z.-]+)?")
-_MARKUP = re.compile(r"([\\`*_{}\[\]<>()#+!|~])")
+_MARKUP = re.compile(r"([\\`*_{}\[\]<>#+|~])")
 _ORDER: tuple[Bump, ...] = ("patch", "minor", "major")
 
 

@@ -52,9 +52,12 @@ class LoadGenerator(Protocol):
 
 
 class OpenLoopGenerator:
-    """The built-in generator, over aiohttp. One run at a time: two at once would measure each other."""
+    """The built-in generator, in a process of its own; a request may take `timeout` seconds.
 
-    def __init__(self, url: str, environment: str) -> None:
+    One run at a time: two at once would measure each other.
+    """
+
+    def __init__(self, url: str, environment: str, *, timeout: float = 10.0) -> None:
         if environment not in ("dev", "stage"):
             raise BackendRefused(
                 f"load is never sent to {environment!r}", hint="targets.load must be dev or stage"
@@ -62,6 +65,7 @@ class OpenLoopGenerator:
         origin(url)
         self._url = url.rstrip("/")
         self._environment = environment
+        self._timeout = timeout
         self._turn = asyncio.Lock()
 
     @property
@@ -92,6 +96,7 @@ class OpenLoopGenerator:
                 "profile": profile.name,
                 "rps": profile.rps,
                 "seconds": profile.seconds,
+                "timeout": self._timeout,
                 "paths": {service: list(paths) for service, paths in profile.paths.items()},
             }
         ).encode()

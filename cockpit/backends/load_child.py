@@ -19,9 +19,6 @@ from cockpit.verdicts.rules.load_result import bucket_of
 MAX_UNDER_WAY = 512
 """Most requests under way at once; more are counted as dropped."""
 
-TIMEOUT = 10.0
-"""Seconds a request may take."""
-
 _MAX_BODY = 1 << 20
 
 
@@ -45,10 +42,12 @@ class Counts:
         self.buckets[index] = self.buckets.get(index, 0) + 1
 
 
-async def send(url: str, rps: float, seconds: float, paths: Mapping[str, list[str]]) -> dict[str, Counts]:
+async def send(
+    url: str, rps: float, seconds: float, paths: Mapping[str, list[str]], timeout_s: float
+) -> dict[str, Counts]:
     """Send `rps` requests a second to each service for `seconds`; return what came of them."""
     counts = {service: Counts() for service in paths}
-    timeout = aiohttp.ClientTimeout(total=TIMEOUT)
+    timeout = aiohttp.ClientTimeout(total=timeout_s)
     connector = aiohttp.TCPConnector(limit=MAX_UNDER_WAY)
     slots = _Slots(MAX_UNDER_WAY)
     async with aiohttp.ClientSession(timeout=timeout, connector=connector, trust_env=False) as session:
@@ -126,7 +125,9 @@ class _Sender:
 def main() -> int:
     """Run one profile."""
     request: dict[str, Any] = json.loads(sys.stdin.buffer.read())
-    counts = asyncio.run(send(request["url"], request["rps"], request["seconds"], request["paths"]))
+    counts = asyncio.run(
+        send(request["url"], request["rps"], request["seconds"], request["paths"], request["timeout"])
+    )
     services = {
         service: {
             "intended": one.intended,
