@@ -86,7 +86,7 @@ def run_replay(
 
 
 def _run(app: CockpitApp) -> bool:
-    """Run the app until it is left; says whether it failed. The signals that end a screen leave like `q` does."""
+    """Run the app until it is left, by `q` or a signal; says whether it failed."""
 
     async def leave_on_signals() -> None:
         loop = asyncio.get_running_loop()

@@ -24,7 +24,7 @@ def bar(share: float, width: int) -> tuple[str, str]:
 
 def weight_of(metric: str) -> tuple[int, str]:
     """Return a sort key that puts what users feel first: latency, errors, then the rest."""
-    for rank, start in enumerate(("p95", "error_rate", "error", "share")):
+    for rank, start in enumerate(("p95", "error_rate", "share")):
         if metric.startswith(start):
             return rank, metric
     return 9, metric
@@ -147,7 +147,7 @@ class Canary(Pane):
             (f"{sign.icon} {sign.word}{critical} ", sign.style(look)),
         )
         first: Row = (*head, (fit(last.reason, width - width_of(head)), look.text))
-        numbers = [f"requests {number(last.requests)}"]
+        numbers = [f"requests {number(round(last.requests))}"]
         shown = sorted(
             (name for name in last.metrics if not name.startswith(("requests", "burn"))), key=weight_of
         )
