@@ -11,7 +11,7 @@ from __future__ import annotations
 import asyncio
 import itertools
 from collections.abc import Awaitable, Callable
-from typing import Protocol, TypeVar
+from typing import Any, Protocol, TypeVar
 
 from cockpit.base.clock import Clock
 from cockpit.base.errors import BackendRefused, CockpitError, Conflict, EffectRefused, JournalError
@@ -23,6 +23,8 @@ from cockpit.plan.values import Window
 T = TypeVar("T")
 PROMOTION_VERBS = frozenset({"scale", "shift", "promote", "flip"})
 """What the release window binds, in prod (gates.md, reading 7)."""
+_CUT_WITHIN = 2.0
+"""Seconds a mutation that is cut off has to end; one that does not must not hold up the stop."""
 
 
 class Holder(Protocol):
@@ -53,7 +55,7 @@ class EffectsGate:
         self._numbers = itertools.count(1)
         self._epoch = 0
         self._halted = False
-        self._in_flight: set[asyncio.Task[object]] = set()
+        self._in_flight: dict[asyncio.Task[Any], asyncio.Future[None]] = {}
         self._prod: set[str] = set()
 
     @property
@@ -80,8 +82,10 @@ class EffectsGate:
         """Let nothing forward pass from now on; cut off what is in flight. Returns the new epoch."""
         self._halted = True
         self._epoch += 1
-        for task in self._in_flight:
+        for task, cut in self._in_flight.items():
             task.cancel()
+            if not cut.done():
+                cut.set_result(None)
         return self._epoch
 
     def resume(self) -> None:
@@ -112,6 +116,10 @@ class EffectsGate:
             raise EffectRefused(
                 f"{verb} {target}: its intent cannot be recorded: {error.what}", reason="journal"
             ) from None
+        except asyncio.CancelledError:
+            # The intent may still be written: it must not look as if something had gone out.
+            self._recorder.note(EffectFailed(effect=effect, reason="the caller was cancelled", sent=False))
+            raise
         try:
             self._refuse_forward(verb, target, env, epoch)
         except EffectRefused as refused:
@@ -157,27 +165,35 @@ class EffectsGate:
         started = self._clock.monotonic()
         epoch = self._epoch
         task: asyncio.Task[T] = asyncio.create_task(_await(act))
+        cut: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         if cut_by_halt:
-            self._in_flight.add(task)
-            task.add_done_callback(self._in_flight.discard)
+            self._in_flight[task] = cut
+        task.add_done_callback(self._over)
         try:
             # Not awaited bare: a HALT cancels only the mutation, and its owner must learn that it was one.
-            await asyncio.wait((task,))
+            await asyncio.wait((task, cut), return_when=asyncio.FIRST_COMPLETED)
+            if not task.done():
+                await asyncio.wait((task,), timeout=_CUT_WITHIN)
         except asyncio.CancelledError:
             task.cancel()
-            await asyncio.wait((task,))
+            await asyncio.wait((task,), timeout=_CUT_WITHIN)
             self._settle(effect, task, started, "the caller was cancelled")
             raise
         self._settle(effect, task, started, "HALT")
-        if task.cancelled():
+        if not task.done() or task.cancelled():
             if cut_by_halt and epoch != self._epoch:
                 raise EffectRefused("cut off by HALT: its outcome is unknown", reason="halt")
             raise asyncio.CancelledError
         return task.result()
 
+    def _over(self, task: asyncio.Task[Any]) -> None:
+        self._in_flight.pop(task, None)
+        if not task.cancelled():
+            task.exception()  # looked at, also where nobody waits for it any more
+
     def _settle(self, effect: str, task: asyncio.Task[T], started: float, cut: str) -> None:
         took = round((self._clock.monotonic() - started) * 1000, 3)
-        if task.cancelled():
+        if not task.done() or task.cancelled():
             self._recorder.note(EffectUnknown(effect=effect, reason=f"cut off: {cut}"))
             return
         error = task.exception()
