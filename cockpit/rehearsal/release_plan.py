@@ -184,7 +184,7 @@ def _canary(pace: Pace) -> Data:
         "weight_deadline": seconds(pace.weight_deadline),
         "low_traffic_deadline": seconds(pace.low_traffic_deadline),
         "provider_grace": seconds(pace.provider_grace),
-        "query_deadline": "2s",
+        "query_deadline": "5s",
         "max_sample_age": "10s",
         "checks": [
             {"metric": "p95_ms", "query": _p95_ms(_CANARY), "threshold": "p95_ms<=150", "critical": True},
@@ -251,7 +251,7 @@ def _targets(endpoints: Endpoints, trust: ImageTrust, pace: Pace) -> Data:
             "lease_seconds": pace.lease,
             "deadline": "10s",
         },
-        "prometheus": {"url": endpoints.prometheus, "deadline": "2s"},
+        "prometheus": {"url": endpoints.prometheus, "deadline": "5s"},
         "registry": {"url": endpoints.registry},
         "signing": {
             "profile": "embedded",
