@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import base64
 import json
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
@@ -31,7 +32,7 @@ from cockpit.conductor.calls import AgentCalls, CallResult
 from cockpit.conductor.effects import EffectsGate
 from cockpit.conductor.recorder import Recorder
 from cockpit.dispatch import LocalDispatch
-from cockpit.journal.events import RunOpened
+from cockpit.journal.events import RunOpened, ServiceImage
 from cockpit.journal.heads import RunKey, write_public_key
 from cockpit.journal.writer import JournalWriter
 from cockpit.plan.load import LoadedPlan
@@ -226,7 +227,7 @@ class World:
                 )
 
     def _prepare(self) -> None:
-        (self.folder / "secret").write_text("s3cret-for-tests")
+        (self.folder / "secret").write_text(self.sigstore.token_secret)
         (self.folder / "trust.json").write_text(self.sigstore.trust_config())
         make_repository(self.folder / "repository")
         self.images = {
@@ -317,9 +318,9 @@ class World:
             webhooks=Webhook(deadline=DEADLINE),
         )
         writer = JournalWriter.open(self.run_dir, clock=self.clock)
-        key = RunKey.generate()
-        write_public_key(self.run_dir / "heads", key)
-        self.recorder = Recorder(writer, self.run_dir, "20250923T080000Z-1a2b3c", key)
+        self.key = RunKey.generate()
+        write_public_key(self.run_dir / "heads", self.key)
+        self.recorder = Recorder(writer, self.run_dir, "20250923T080000Z-1a2b3c", self.key)
         stack.push_async_callback(self.recorder.close)
         await self.recorder.record(self._opened())
 
@@ -331,15 +332,15 @@ class World:
             repo=plan.repo,
             environment="prod",
             plan_sha256=self.plan_sha256,
-            plan_blob="",
+            plan_blob=self.recorder.keep(self.plan_bytes),
             rehearsal=True,
             reduced=["tests"],
             trust_profile="embedded",
             operator="tests",
             host="tests",
-            run_key="",
+            run_key=base64.b64encode(self.key.public_bytes).decode(),
             steps=list(plan.canary.steps),
-            services=[],
+            services=[ServiceImage(one.name, one.image.digest) for one in plan.services],
             phases=list(plan.phases),
             required_gates=list(plan.required_gates),
             window_start="",
@@ -348,9 +349,14 @@ class World:
         )
 
     @property
+    def plan_bytes(self) -> bytes:
+        """The plan as a file: JSON is YAML."""
+        return json.dumps(self.data, sort_keys=True).encode()
+
+    @property
     def plan_sha256(self) -> str:
-        """The digest of the plan's data."""
-        return sha256_hex(json.dumps(self.data, sort_keys=True).encode())
+        """The digest of the plan's file."""
+        return sha256_hex(self.plan_bytes)
 
     # -- calling ----------------------------------------------------------------------------------------
 
