@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import os
-import signal
 import sys
 from pathlib import Path
 
@@ -14,10 +13,9 @@ from cockpit.journal.reader import JOURNAL_NAME
 from cockpit.journal.replay import SPEEDS, Replay
 from cockpit.screens.app import CockpitApp
 from cockpit.screens.feed import JournalSource, LiveFeed, ReplayFeed
+from cockpit.screens.leaving import leaving
 from cockpit.screens.link import Link
 from cockpit.screens.themes import THEMES
-
-_LEAVE_ON = (signal.SIGTERM, signal.SIGHUP, signal.SIGINT)
 
 
 def run_live(
@@ -88,18 +86,12 @@ def run_replay(
 def _run(app: CockpitApp) -> bool:
     """Run the app until it is left, by `q` or a signal; says whether it failed."""
 
-    async def leave_on_signals() -> None:
-        loop = asyncio.get_running_loop()
-        for number in _LEAVE_ON:
-            loop.add_signal_handler(number, app.exit)
-        try:
+    async def run() -> None:
+        with leaving(asyncio.get_running_loop(), app.exit):
             await app.run_async()
-        finally:
-            for number in _LEAVE_ON:
-                loop.remove_signal_handler(number)
 
     try:
-        asyncio.run(leave_on_signals())
+        asyncio.run(run())
     except OSError as error:
         # The terminal went away while it was being restored: there is nobody left to tell.
         return bool(error.errno) and _has_terminal()

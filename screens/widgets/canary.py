@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from math import isfinite
 from typing import ClassVar
 
 from cockpit.base.text import visible
@@ -147,7 +148,7 @@ class Canary(Pane):
             (f"{sign.icon} {sign.word}{critical} ", sign.style(look)),
         )
         first: Row = (*head, (fit(last.reason, width - width_of(head)), look.text))
-        numbers = [f"requests {number(round(last.requests))}"]
+        numbers = [f"requests {number(round(last.requests) if isfinite(last.requests) else last.requests)}"]
         shown = sorted(
             (name for name in last.metrics if not name.startswith(("requests", "burn"))), key=weight_of
         )

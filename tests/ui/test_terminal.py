@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
+import pty
 import shutil
 import signal
+import struct
 import subprocess
 import sys
+import termios
 import time
 import uuid
 from collections.abc import Callable, Iterator
@@ -145,6 +149,39 @@ def test_a_recording_plays_in_a_terminal(tmp_path: Path, terminal: Terminal) -> 
     until(lambda: "INTACT, NOT CLOSED" in terminal.screen(), "the verdict")
     terminal.keys("q")
     until(lambda: "RETURNED 0" in terminal.screen(), "the exit code")
+
+
+@pytest.mark.tmux
+def test_a_terminal_that_does_not_read_cannot_keep_the_screen_alive(tmp_path: Path) -> None:
+    run = sample.write_journal(tmp_path / "run", sample.halfway())
+    start = "from pathlib import Path; from cockpit.screens.entry import run_live"
+    code = f"{start}; run_live(Path({str(run)!r}), False)"
+    master, slave = pty.openpty()
+    _resize(slave, 80, 24)
+    env = {**os.environ, "TERM": "xterm-256color"}
+    process = subprocess.Popen(
+        [sys.executable, "-c", code], stdin=slave, stdout=slave, stderr=slave, env=env, start_new_session=True
+    )
+    try:
+        seen = b""
+        while b"READ-ONLY" not in seen:
+            seen += os.read(master, 65536)
+        # From here on nobody reads: whole repaints fill the terminal's buffer, then the screen's queue.
+        for step in range(60):
+            _resize(slave, 80 + step % 2 * 20, 24 + step % 2 * 10)
+            os.kill(process.pid, signal.SIGWINCH)
+            time.sleep(0.02)
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(timeout=20) == 0
+    finally:
+        process.kill()
+        process.wait()
+        os.close(master)
+        os.close(slave)
+
+
+def _resize(descriptor: int, width: int, height: int) -> None:
+    fcntl.ioctl(descriptor, termios.TIOCSWINSZ, struct.pack("HHHH", height, width, 0, 0))
 
 
 @pytest.mark.ui
