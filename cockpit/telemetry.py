@@ -6,6 +6,8 @@ call nothing, and when it fails it counts that and the release goes on.
 
 from __future__ import annotations
 
+import asyncio
+import importlib
 import json
 import logging
 import sys
@@ -60,6 +62,11 @@ class Telemetry:
 
     async def follow(self) -> None:
         """Follow until cancelled."""
+        try:
+            # In a thread: the SDK takes a while to load, and the loop must take a HALT at any moment.
+            await asyncio.to_thread(importlib.import_module, "cockpit.spans")
+        except ImportError:
+            self.failures += 1
         if self._commit is not None:
             try:
                 self._labels["sha"] = await self._commit()
@@ -111,31 +118,36 @@ class Telemetry:
             case ev.AgentCalled():
                 self._calls[event.call] = event.trace_id
             case ev.AgentAnswered():
-                _say(f"{event.agent} {event.op}: {event.result}", trace_id=self._calls.pop(event.call, ""))
+                _say(
+                    event,
+                    f"{event.agent} {event.op}: {event.result}",
+                    trace_id=self._calls.pop(event.call, ""),
+                )
             case ev.AgentFailed():
                 text = f"{event.agent} {event.op}: {event.kind}: {event.reason}"
-                _say(text, logging.WARNING, trace_id=self._calls.pop(event.call, ""))
+                _say(event, text, logging.WARNING, trace_id=self._calls.pop(event.call, ""))
             case ev.PhaseStarted():
-                _say(f"{event.phase} began")
+                _say(event, f"{event.phase} began")
             case ev.PhaseEnded():
-                _say(f"{event.phase}: {event.result} {event.reason}".strip())
+                _say(event, f"{event.phase}: {event.result} {event.reason}".strip())
             case ev.HaltBegan():
-                _say(f"HALT by {event.by}", logging.WARNING)
+                _say(event, f"HALT by {event.by}", logging.WARNING)
             case ev.RollbackStarted():
-                _say(f"rollback: {event.cause}", logging.WARNING)
+                _say(event, f"rollback: {event.cause}", logging.WARNING)
             case ev.Noted():
                 _say(
+                    event,
                     event.text,
                     {"info": logging.INFO, "warning": logging.WARNING}.get(event.level, logging.ERROR),
                 )
             case ev.RunClosed():
-                _say(f"closed: {event.outcome} (exit {event.exit}) {event.cause}".strip())
+                _say(event, f"closed: {event.outcome} (exit {event.exit}) {event.cause}".strip())
             case _:
                 pass
 
 
-def _say(text: str, level: int = logging.INFO, *, trace_id: str = "") -> None:
-    _log.log(level, "%s", text, extra={"trace_id": trace_id})
+def _say(event: ev.AnyEvent, text: str, level: int = logging.INFO, *, trace_id: str = "") -> None:
+    _log.log(level, "%s", text, extra={"trace_id": trace_id, "at": event.at})
 
 
 class JsonLines(logging.Formatter):
@@ -150,7 +162,7 @@ class JsonLines(logging.Formatter):
     def format(self, record: logging.LogRecord) -> str:
         """Return the line, without its newline and without secrets."""
         line: dict[str, Any] = {
-            "at": iso(self._clock.now()),
+            "at": getattr(record, "at", "") or iso(self._clock.now()),
             "level": record.levelname.lower(),
             "logger": record.name,
             "message": self._redactor.text(record.getMessage()),

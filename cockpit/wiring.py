@@ -8,7 +8,7 @@ import os
 import signal
 import socket
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -55,6 +55,7 @@ from cockpit.plan.values import SecretRef
 from cockpit.rpc.messages import AgentResponse
 from cockpit.sealing import PackSealer
 from cockpit.supervisor import EXIT, HEARTBEAT
+from cockpit.telemetry import Telemetry, observed
 from cockpit.verdicts.gates import PHASE_GATES, owing_of
 
 _BEAT = 0.5
@@ -103,7 +104,9 @@ async def conduct(plan_path: Path, run_dir: Path, *, unattended: bool, resume: b
     writer = JournalWriter.open(run_dir, clock=clock, redactor=redactor)
     run_id = _run_id(run_dir, clock)
     recorder = Recorder(writer, run_dir, run_id, key)
+    watched = AsyncExitStack()
     try:
+        await watched.enter_async_context(_observed(loaded, run_dir, clock, redactor, writer))
         await recorder.settle_gaps()
         closed = recorder.state().closed if begun else None
         if closed is not None:
@@ -124,7 +127,22 @@ async def conduct(plan_path: Path, run_dir: Path, *, unattended: bool, resume: b
         write_private(run_dir / EXIT, str(ending.exit).encode())
         return ending.exit
     finally:
+        await watched.aclose()
         await recorder.close()
+
+
+def _observed(
+    loaded: LoadedPlan, run_dir: Path, clock: Clock, redactor: Redactor, writer: JournalWriter
+) -> AbstractAsyncContextManager[Telemetry]:
+    plan, repository = loaded.plan, loaded.plan.targets.repository
+    return observed(
+        run_dir,
+        clock,
+        redactor,
+        {"release": plan.target_version, "env": plan.environment},
+        commit=lambda: GitRepo(loaded.base / repository.path).resolve(repository.to_ref),
+        since=writer.last_seq + 1,
+    )
 
 
 async def _conduct(
