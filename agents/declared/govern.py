@@ -72,7 +72,7 @@ ENTRIES: tuple[AgentInfo, ...] = (
         phases=("P4", "canary", "P8"),
         capabilities=("http",),
         gates=("slo",),
-        artifacts=("quality/acceptance.xml", "kpi/+24h.json"),
+        artifacts=("quality/acceptance.xml", "quality/acceptance_step_*.xml", "kpi/+24h.json"),
         implementation="cockpit.agents.quality:QeGeneralist",
     ),
     AgentInfo(

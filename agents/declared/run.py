@@ -93,7 +93,7 @@ ENTRIES: tuple[AgentInfo, ...] = (
         phases=("P1", "canary"),
         capabilities=("k6", "prometheus"),
         gates=("perf",),
-        artifacts=("perf/headroom.json", "perf/curve.png"),
+        artifacts=("perf/headroom.json", "perf/curve.png", "perf/headroom_step_*.json"),
         implementation="cockpit.agents.capacity:CapacityOracle",
     ),
     AgentInfo(

@@ -6,6 +6,8 @@ signature again.
 
 from __future__ import annotations
 
+import base64
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -186,13 +188,23 @@ def _vulnerabilities(
         return
     before: dict[str, str] = {}
     if entry["previous"] and entry["previous_bundles"]:
-        statements, _, _ = _verified(answers, params, entry["previous_bundles"], entry["previous"])
+        # Only what says it is a report is worth verifying; whether it is one, verifying says.
+        said = [one for one in entry["previous_bundles"] if _claims(answers[one], VULNERABILITIES)]
+        statements, _, _ = _verified(answers, params, said, entry["previous"])
         # Without a report of the version before, everything there is now counts as added.
         before = _listed(statements[VULNERABILITIES]) or {} if VULNERABILITIES in statements else {}
     for identifier, severity in sorted(now.items()):
         if identifier not in before or _worse(severity, before[identifier]):
             report.added.setdefault(severity, []).append(identifier)
     report.removed = sorted(set(before) - set(now))
+
+
+def _claims(bundle: bytes, kind: str) -> bool:
+    try:
+        payload = json.loads(base64.b64decode(json.loads(bundle)["dsseEnvelope"]["payload"]))
+        return bool(payload["predicateType"] == kind)
+    except (ValueError, KeyError, TypeError, RecursionError):
+        return False
 
 
 def _worse(now: str, before: str) -> bool:

@@ -153,7 +153,7 @@ async def test_the_pack_is_opened_as_a_stranger_would(world: World) -> None:
         world.run_dir,
         world.recorder,
         world.key,
-        signing,  # type: ignore[arg-type]
+        signing,
         world.handles.forge,
     )
     assert await sealer.seal("promotion") == ""
