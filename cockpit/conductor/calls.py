@@ -12,10 +12,13 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol
 
+import msgspec
+
 from cockpit.base.clock import Clock
 from cockpit.base.errors import CockpitError, EffectRefused, MessageInvalid
 from cockpit.base.files import sha256_file
 from cockpit.base.ids import new_trace_id
+from cockpit.base.limits import MAX_LINE_BYTES
 from cockpit.base.text import visible
 from cockpit.conductor.recorder import Recorder
 from cockpit.journal.base import Event
@@ -27,6 +30,9 @@ ARTIFACTS = "artifacts"
 _RETRIED: frozenset[str] = frozenset({"PLAN", "VERIFY", "EVIDENCE"})
 """Operations that change nothing outside the run folder: one that crashed is tried once more."""
 _RETRY_PAUSE = 0.5
+_LINE_SLACK = 1024
+_CANCEL_WITHIN = 2.0
+"""Seconds an agent has to end when its call is over; one that does not is left behind."""
 
 
 class Dispatch(Protocol):
@@ -62,6 +68,10 @@ Consequences = Callable[[str, AgentResponse], Sequence[Event]]
 
 class _Invalid(MessageInvalid):
     """A response that passes its schema and still is not an answer to the request."""
+
+
+class _Late(Exception):
+    """No answer within the deadline."""
 
 
 class AgentCalls:
@@ -129,13 +139,13 @@ class AgentCalls:
         )
         limit = deadline or self._deadline
         try:
-            async with asyncio.timeout(limit):
-                raw = await self._dispatch.call(agent, encode(request))
+            raw = await self._answer(agent, encode(request), limit)
             response = check(AgentResponse, raw)
             self._answers(name, request, response)
+            verdicts = self._recordable(agent, request, response)
         except MessageInvalid as error:
             return await self._failed(call, agent, request, "invalid", str(error), started)
-        except TimeoutError:
+        except _Late:
             return await self._failed(
                 call, agent, request, "timeout", f"no answer within {limit:g} s", started
             )
@@ -151,8 +161,24 @@ class AgentCalls:
         except Exception as error:  # noqa: BLE001 - an agent's own error must fail the call, not the run
             text = f"{type(error).__name__}: {error}"
             return await self._failed(call, agent, request, "crash", text, started)
-        await self._record(call, agent, request, response, raw, started)
+        await self._record(call, agent, request, response, raw, verdicts, started)
         return CallResult(agent, request.op, response.result, response.notes, response)
+
+    async def _answer(self, agent: str, request: bytes, limit: float) -> bytes:
+        """Return the answer; raises _Late. An agent that ignores its cancellation holds nobody up."""
+        task = asyncio.ensure_future(self._dispatch.call(agent, request))
+        task.add_done_callback(_look_at)
+        try:
+            await asyncio.wait((task,), timeout=limit)
+        except asyncio.CancelledError:
+            await _end(task)
+            raise
+        if not task.done():
+            await _end(task)
+            raise _Late
+        if task.cancelled():
+            raise RuntimeError("the agent cancelled itself")
+        return task.result()
 
     def _answers(self, name: str, request: AgentRequest, response: AgentResponse) -> None:
         """Check what a schema cannot: that it answers this request, and that its artifacts are there."""
@@ -171,6 +197,19 @@ class AgentCalls:
             if found != artifact.sha256:
                 raise _Invalid(f"artifact {artifact.path} has another SHA-256 than the response says")
 
+    def _recordable(self, agent: str, request: AgentRequest, response: AgentResponse) -> list[bytes]:
+        """Return the verdicts' text; refuses what no journal line can hold while it does not count yet."""
+        texts: list[bytes] = []
+        try:
+            for verdict in response.verdicts:
+                texts.append(verdict.model_dump_json(by_alias=True).encode())
+                size = len(msgspec.json.encode(self._judged(agent, request.phase, verdict, "", 0)))
+                if size > MAX_LINE_BYTES - _LINE_SLACK:
+                    raise _Invalid(f"a verdict of {size} bytes is too long to be recorded")
+        except (ValueError, OverflowError, RecursionError) as error:
+            raise _Invalid(f"a verdict cannot be recorded: {visible(str(error), limit=200)}") from None
+        return texts
+
     async def _record(
         self,
         call: str,
@@ -178,6 +217,7 @@ class AgentCalls:
         request: AgentRequest,
         response: AgentResponse,
         raw: bytes,
+        verdicts: list[bytes],
         started: float,
     ) -> None:
         for artifact in response.artifacts:
@@ -186,7 +226,6 @@ class AgentCalls:
             )
         for event in self._consequences(agent, response):
             self._recorder.note(event)
-        verdicts = [verdict.model_dump_json(by_alias=True).encode() for verdict in response.verdicts]
         # In a thread: the loop that must take a HALT at any moment does not wait for the disk.
         kept, *judged = await asyncio.to_thread(
             lambda: [self._recorder.keep(data) for data in (raw, *verdicts)]
@@ -251,3 +290,13 @@ class AgentCalls:
 
     def _took(self, started: float) -> float:
         return round((self._clock.monotonic() - started) * 1000, 3)
+
+
+async def _end(task: asyncio.Future[bytes]) -> None:
+    task.cancel()
+    await asyncio.wait((task,), timeout=_CANCEL_WITHIN)
+
+
+def _look_at(task: asyncio.Future[bytes]) -> None:
+    if not task.cancelled():
+        task.exception()

@@ -64,7 +64,7 @@ class FastClock:
 async def until(probe: Callable[[], T], *, deadline: float = DEADLINE) -> T:
     """Poll until `probe` gives something true and return it; fails after the deadline."""
     async with asyncio.timeout(deadline):
-        while not (found := probe()):
+        while not (found := probe()):  # noqa: ASYNC110 - what is waited for is another process's or thread's
             await asyncio.sleep(0.005)
         return found
 
@@ -258,12 +258,12 @@ async def world(services: Sequence[str] = ("web",)) -> AsyncIterator[World]:
     users = {"world-token": admin(), "conductor-token": conductor([PROD])}
     kube = KubeServer(users, start_delay=0.01, stop_delay=0.01)
     url = await kube.start()
-    clients = [
+    mine, theirs = (
         KubernetesCluster(url, token, PROD, deadline=10.0) for token in ("conductor-token", "world-token")
-    ]
-    made = World(kube, *clients, tuple(services))
+    )
+    made = World(kube, mine, theirs, tuple(services))
     try:
-        for client in clients:
+        for client in (mine, theirs):
             await client.connect()
         await kube.apply({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": PROD}})
         for name in services:
@@ -274,11 +274,11 @@ async def world(services: Sequence[str] = ("web",)) -> AsyncIterator[World]:
         await kube.apply(route_manifest(services))
         async with asyncio.timeout(DEADLINE):
             for name in services:
-                while (await _ready(made, name)) < 2:
+                while (await _ready(made, name)) < 2:  # noqa: ASYNC110 - the cluster tells nobody
                     await asyncio.sleep(0.01)
         yield made
     finally:
-        for client in clients:
+        for client in (mine, theirs):
             await client.close()
         await kube.stop()
 

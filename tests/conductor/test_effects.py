@@ -1,4 +1,4 @@
-"""The effects gate: what each lane is refused for, what HALT cuts, and what is on disk before anything acts."""
+"""The effects gate: what each lane is refused for, what HALT cuts, what is on disk before an act."""
 
 from __future__ import annotations
 
