@@ -98,7 +98,7 @@ class KubernetesCluster:
         from kubernetes.aio.dynamic import DynamicClient
         from kubernetes.aio.dynamic.resource import Resource
 
-        configuration = Configuration(host=self._url, retries=0)
+        configuration = Configuration(host=self._url)
         configuration.api_key = {"authorization": f"Bearer {self._token}"}
         if self._ca_file:
             configuration.ssl_ca_cert = self._ca_file

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Protocol, TypeVar
 
 from cockpit.base.clock import Clock
@@ -18,6 +19,7 @@ from cockpit.conductor.effects import EffectsGate
 from cockpit.conductor.recorder import Recorder
 from cockpit.conductor.targets import DeploymentSeen, Targets
 from cockpit.journal.events import (
+    Noted,
     ReplicasSeen,
     RollbackStage,
     RollbackStarted,
@@ -25,12 +27,13 @@ from cockpit.journal.events import (
     RollbackVerified,
     WeightSeen,
 )
-from cockpit.plan.model import Plan
+from cockpit.plan.model import Plan, Service
 
 T = TypeVar("T")
 _BY = "A1"
 _PAUSE = 0.25
 _LONGEST_PAUSE = 5.0
+_UNSEEN_ENOUGH = 3
 
 
 class TrafficObserver(Protocol):
@@ -73,12 +76,20 @@ class Abort:
         self._plan = plan
         self._clock = clock
 
-    async def run(self, reason: str, cause: str, by: str, stable: Stable) -> bool:
-        """Do the abort; tell whether it was verified. Raises nothing but cancellation."""
+    async def run(self, reason: str, cause: str, by: str, stable: Stable, *, replacing: bool) -> bool:
+        """Do the abort; tell whether it was verified. Raises nothing but cancellation.
+
+        `replacing`: stable had begun to take the new images, so that it is no safe place for traffic until
+        it has its own back.
+        """
         proof: dict[str, str] = {}
         await self._recorder.record_abort(RollbackStarted(reason=reason, cause=visible(cause), by=by))
         try:
-            await self._shift(stable, proof)
+            if replacing:
+                await self._restore_stable(stable)
+            else:
+                await self._make_room(stable)
+            await self._shift(proof)
             await self._observe(proof)
             await self._scale_down()
             await self._verify(stable, proof)
@@ -117,9 +128,8 @@ class Abort:
 
     # -- the steps ------------------------------------------------------------------------------------
 
-    async def _shift(self, stable: Stable, proof: dict[str, str]) -> None:
+    async def _shift(self, proof: dict[str, str]) -> None:
         await self._stage("shift")
-        await self._restore_stable(stable)
         await self._retry(lambda: self._do("shift", "canary weight 0", lambda: self._targets.shift(0)))
 
         async def at_zero() -> bool:
@@ -132,54 +142,63 @@ class Abort:
         )
         proof["route"] = "every rule's canary weight read back as 0"
 
-    async def _restore_stable(self, stable: Stable) -> None:
-        """Give stable its capacity and its own images back, before it must carry everything."""
-        seen = {d.name: d for d in await self._retry(self._targets.stable)}
-        wrong = [n for n, image in stable.images.items() if n in seen and seen[n].image != image]
-        small = [n for n, count in stable.replicas.items() if n in seen and seen[n].wanted < count]
-        if not wrong and not small:
-            return
-        container = {s.stable_deployment: s.container for s in self._plan.services}
-        for name in small:
-            count = stable.replicas[name]
-            await self._retry(
-                lambda name=name, count=count: self._do(  # type: ignore[misc]
-                    "scale", f"{name} to {count}", lambda: self._targets.scale(name, count)
-                )
-            )
-        for name in wrong:
-            image = stable.images[name]
-            await self._retry(
-                lambda name=name, image=image: self._do(  # type: ignore[misc]
-                    "redeploy",
-                    f"{name} {image}",
-                    lambda: self._targets.set_image(name, container[name], image),
-                )
-            )
-        bound = self._plan.canary.rollout_deadline if wrong else self._plan.canary.abort_scale_bound
+    async def _make_room(self, stable: Stable) -> None:
+        """Give stable its replicas back where somebody took them; waits no longer than the plan's bound.
 
-        async def whole() -> bool:
-            return self._problem(await self._targets.stable(), stable) == ""
-
+        Stable carries its own images and has its size, or had: what cannot be seen or done here must not keep
+        traffic on the canary, and the verification tells in the end.
+        """
         try:
-            await self._until(whole, bound, "stable has not got its capacity back")
-        except NotVerified:
-            if wrong:
-                raise  # stable is half one version, half the other: freeze, and ask a person
-            # Only short of capacity: the plan's bound says to wait no longer.
+            small = [d for d in await self._targets.stable() if d.wanted < stable.replicas.get(d.name, 0)]
+            for deployment in small:
+                count = stable.replicas[deployment.name]
+                await self._do(
+                    "scale",
+                    f"{deployment.name} to {count}",
+                    partial(self._targets.scale, deployment.name, count),
+                )
+            if small:
+                await self._until(
+                    lambda: self._whole(stable),
+                    self._plan.canary.abort_scale_bound,
+                    "stable has not got its capacity back",
+                )
+        except (BackendError, NotVerified) as error:
+            self._recorder.note(Noted(level="warning", text=f"before the shift: {visible(str(error))}"))
+
+    async def _restore_stable(self, stable: Stable) -> None:
+        """Give stable its own images back before it must carry everything; frozen until it has them."""
+        await self._stage("redeploy")
+        # Every one is written, also where it looks right: a promotion still on its way then gets 409.
+        for service in self._plan.services:
+            await self._retry(partial(self._redeploy, service, stable.images[service.stable_deployment]))
+        await self._until(
+            lambda: self._whole(stable),
+            self._plan.canary.rollout_deadline,
+            "stable has not got its previous images back",
+        )
+
+    async def _redeploy(self, service: Service, image: str) -> None:
+        name = service.stable_deployment
+        act = partial(self._targets.set_image, name, service.container, image)
+        await self._do("redeploy", f"{name} {image}", act)
+
+    async def _whole(self, stable: Stable) -> bool:
+        return self._problem(await self._targets.stable(), stable) == ""
 
     async def _observe(self, proof: dict[str, str]) -> None:
         await self._stage("observe")
-        window = max(2.0, 2 * self._plan.canary.interval)
-        seen: list[str] = []
+        window = max(4.0, 4 * self._plan.canary.interval)
+        unseen = 0
 
         async def none() -> bool:
+            nonlocal unseen
             requests = await self._observer.canary_requests(window)
             if requests is None:
-                seen.append("not measured")
+                unseen += 1
                 # The pods' end is the stronger proof; do not wait for metrics that are gone.
-                return len(seen) >= 3
-            seen.clear()
+                return unseen >= _UNSEEN_ENOUGH
+            unseen = 0
             return requests == 0
 
         try:
@@ -187,9 +206,11 @@ class Abort:
         except NotVerified as error:
             proof["requests"] = f"{error}; the canary is scaled down all the same"
         else:
-            proof["requests"] = (
-                "not measured: the metrics back end did not answer" if seen else f"none in {window:g} s"
-            )
+            if unseen:
+                proof["requests"] = "not measured: the metrics back end gave no count for the canary"
+            else:
+                proof["requests"] = f"counted: none in the last {window:g} s"
+                self._recorder.note(WeightSeen(desired=0, observed=0.0, source="request counts"))
         await self._stage("drain")
         await self._clock.sleep(self._plan.canary.drain)
 
@@ -231,7 +252,6 @@ class Abort:
             await self._until(done, self._plan.canary.drain_deadline, "not verified")
         except NotVerified as error:
             raise NotVerified(f"{error}: {problem}") from None
-        self._recorder.note(WeightSeen(desired=0, observed=0.0, source="no canary pods"))
         proof["canary"] = "no canary pod exists, every canary Deployment is at 0"
         proof["stable"] = "every stable Deployment has its replicas ready, on the image it had before"
 

@@ -102,10 +102,10 @@ class PrometheusAnalyst:
     async def canary_requests(self, window_s: float) -> float | None:
         """Return the canary's requests in the window; None when it cannot be measured.
 
-        A window without any canary series counts as none: the pods that would serve them are gone.
+        A window without any canary series is not a count of none: the scrape may be what is missing.
         """
-        value, problem = await self._number(self._canary.requests, window_s)
-        return 0.0 if problem == _EMPTY else value
+        value, _ = await self._number(self._canary.requests, window_s)
+        return value
 
     async def _number(self, query: str, window_s: float) -> tuple[float | None, str]:
         answered = await self._ask(query.replace("{window}", window_text(window_s)))
@@ -116,7 +116,7 @@ class PrometheusAnalyst:
         if warnings:
             return None, f"a partial answer: {warnings[0]}"
         if not samples:
-            return None, _EMPTY
+            return None, "no series"
         if len(samples) > 1:
             return None, f"{len(samples)} series where one number is expected"
         value = samples[0].value
@@ -151,6 +151,3 @@ class PrometheusAnalyst:
                 self._seen.add(name)
                 if name in self._stable:
                     self._carried[name] = answer
-
-
-_EMPTY = "no series"

@@ -31,7 +31,14 @@ class Breach(CockpitError):
 
 
 class Inconclusive(CockpitError):
-    """It cannot be told whether the canary is good; never a promotion, and no timer makes it one."""
+    """It cannot be told whether the canary is good; never a promotion, and no timer makes it one.
+
+    `agents`: it was the canary-phase agents who could not tell.
+    """
+
+    def __init__(self, what: str, *, agents: bool = False) -> None:
+        super().__init__(what)
+        self.agents = agents
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,14 +108,12 @@ class Bake:
                 self.summary = f"{self._passes} passes, {result.requests:g} requests in the last {window:g} s"
                 return
 
-    async def watch(self) -> None:
-        """Look without an end: a breach raises, everything else goes on. For holds."""
-        while True:
-            await self._clock.sleep(self._canary.interval)
-            try:
-                await self._look(self._canary.bake)
-            except Inconclusive:
-                self._held_since.clear()  # a hold has no deadline of its own; only a breach ends it
+    async def look_for_breach(self) -> None:
+        """Take one look outside the bake: a breach raises; that nothing can be told has no deadline here."""
+        try:
+            await self._look(self._canary.bake)
+        except Inconclusive:
+            self._held_since.clear()
 
     async def _look(self, window: float) -> LookResult:
         result = await self._analyst.look(self._step, window)
@@ -125,7 +130,8 @@ class Bake:
             # A look that tells nothing neither adds to the failures nor excuses them.
             kind = "provider" if result.outcome == "provider_error" else "traffic"
             self._held_since.setdefault(kind, self._clock.monotonic())
-        await self._recorder.record(
+        # Posted, not waited for: a disk that hangs must not keep a breach from being seen.
+        self._recorder.note(
             LookTaken(
                 step=self._step,
                 look=self._looks,

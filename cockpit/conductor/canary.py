@@ -9,17 +9,20 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
-from typing import Protocol
+from functools import partial
+from typing import Protocol, TypeVar
 
 from cockpit.base.clock import Clock
-from cockpit.base.errors import BackendError, CockpitError, EffectRefused
+from cockpit.base.errors import BackendError, BackendUnreachable, CockpitError, Conflict, EffectRefused
 from cockpit.base.tasks import alongside
+from cockpit.base.text import visible
 from cockpit.conductor.abort import Stable
 from cockpit.conductor.bake import Analyst, Bake, Breach, Inconclusive
 from cockpit.conductor.effects import EffectsGate
 from cockpit.conductor.recorder import Recorder
 from cockpit.conductor.targets import DeploymentSeen, Targets
 from cockpit.journal.events import (
+    Noted,
     Released,
     ReplicasSeen,
     StableRecorded,
@@ -31,6 +34,7 @@ from cockpit.journal.events import (
 from cockpit.plan.model import Plan
 from cockpit.verdicts.analysis import weight_agrees
 
+T = TypeVar("T")
 _BY = "A1"
 _LOOK_PAUSE = 0.25
 
@@ -75,18 +79,30 @@ class Promotion:
         self._w = wiring
         self._canary = wiring.plan.canary
         self._stable = Stable()
+        self._replacing = False
+        self._carried = False
 
     @property
     def stable(self) -> Stable:
         """Stable as it was before the first step."""
         return self._stable
 
+    @property
+    def replacing(self) -> bool:
+        """Whether stable has begun to take the new images: a rollback must redeploy the previous ones."""
+        return self._replacing
+
+    @property
+    def carried(self) -> bool:
+        """Whether stable, on the new images, carries all traffic: the release is out."""
+        return self._carried
+
     async def run(self) -> None:
         """Promote through every step and replace stable."""
         await self._record_stable()
         for number, weight in enumerate(self._canary.steps, start=1):
             await self._w.recorder.record(StepStarted(step=number, weight=weight))
-            await self._persist(number, lambda number=number, weight=weight: self._step(number, weight))  # type: ignore[misc]
+            await self._persist(number, partial(self._step, number, weight))
         await self._persist(len(self._canary.steps), self._replace_stable)
         await self._w.recorder.record(Released(version=self._w.plan.target_version))
 
@@ -106,19 +122,39 @@ class Promotion:
                         step=step, weight=self._weight(step), decision="inconclusive", reason=str(doubt)
                     )
                 )
-                await self._w.undecided(doubt)
+                # Where traffic is on the canary a breach is seen while the question waits.
+                async with alongside(self._guard(step)):
+                    await self._w.undecided(doubt)
+                if doubt.agents:
+                    # Their verdicts of this step do not count any more; the next look at it needs new ones.
+                    await self._judged_again(step)
 
     async def _wait_for_resume(self, step: int) -> None:
         """Hold until the HALT ends; where traffic is on the canary, a breach still rolls back."""
         async with alongside(self._guard(step)):
             await self._w.resumed()
 
+    async def _judged_again(self, step: int) -> None:
+        while True:
+            try:
+                async with alongside(self._guard(step)):
+                    await self._w.gatekeeper.under_step(step)
+                return
+            except Inconclusive as doubt:
+                async with alongside(self._guard(step)):
+                    await self._w.undecided(doubt)
+
     async def _guard(self, step: int) -> None:
-        try:
-            if await self._w.targets.weight() > 0:
-                await Bake(self._w.analyst, self._canary, self._w.clock, self._w.recorder, step).watch()
-        except BackendError:
-            return  # the world cannot be looked at; the hold itself changes nothing
+        """Look for a breach for as long as the canary has traffic, whatever else is waited for."""
+        bake = Bake(self._w.analyst, self._canary, self._w.clock, self._w.recorder, step)
+        while True:
+            try:
+                weight = await self._w.targets.weight()
+            except BackendError:
+                weight = 0  # it cannot be told now; look again
+            if weight > 0:
+                await bake.look_for_breach()
+            await self._w.clock.sleep(self._canary.interval)
 
     def _weight(self, step: int) -> int:
         return self._canary.steps[step - 1]
@@ -126,24 +162,21 @@ class Promotion:
     # -- one step -------------------------------------------------------------------------------------
 
     async def _step(self, step: int, weight: int) -> None:
-        await self._preflight(step)
-        await self._stage(step, "scale")
-        await self._scale_canary(weight)
-        await self._stage(step, "shift")
-        await self._w.effects.forward(
-            "shift",
-            f"canary weight {weight}",
-            lambda: self._w.targets.shift(weight),
-            env=self._w.plan.environment,
-            by=_BY,
-        )
+        # The step before still has its traffic: it is watched until this one bakes.
+        async with alongside(self._guard(max(1, step - 1))):
+            await self._preflight(step)
+            await self._stage(step, "scale")
+            await self._scale_canary(weight)
+            await self._stage(step, "shift")
+            await self._forward("shift", f"canary weight {weight}", partial(self._w.targets.shift, weight))
         await self._stage(step, "observe")
-        await self._observe(weight)
+        async with alongside(self._guard(step)):
+            await self._observe(weight)
         await self._stage(step, "bake")
         bake = Bake(self._w.analyst, self._canary, self._w.clock, self._w.recorder, step)
         await bake.until_passed()
         # The agents judge what has baked; a breach in the meantime still ends the step.
-        async with alongside(bake.watch()):
+        async with alongside(self._guard(step)):
             await self._w.gatekeeper.under_step(step)
         await self._stage(step, "decide")
         if self._w.effects.halted:
@@ -159,8 +192,7 @@ class Promotion:
         reasons = await self._w.gatekeeper.preflight(step)
         if not self._w.plan.window_utc.contains(self._w.clock.now()):
             raise EffectRefused("outside the release window", reason="window")
-        stable = await self._w.targets.stable()
-        for deployment in stable:
+        for deployment in await self._read(self._w.targets.stable):
             wanted = self._stable.replicas[deployment.name]
             if deployment.wanted < wanted or deployment.ready < wanted:
                 reasons.append(
@@ -179,9 +211,7 @@ class Promotion:
             await self._w.effects.forward(
                 "scale",
                 f"{name} to {replicas}",
-                lambda name=name, replicas=replicas, image=image, container=service.container: (  # type: ignore[misc]
-                    self._w.targets.scale(name, replicas, container=container, image=image)
-                ),
+                partial(self._w.targets.scale, name, replicas, container=service.container, image=image),
                 env=self._w.plan.environment,
                 by=_BY,
                 detail=image,
@@ -193,7 +223,7 @@ class Promotion:
         give_up = self._w.clock.monotonic() + self._canary.weight_deadline
         window = max(3.0, 3 * self._canary.interval)
         while True:
-            desired = await self._w.targets.weight()
+            desired = await self._read(self._w.targets.weight)
             seen = await self._w.analyst.share(window)
             self._w.recorder.note(
                 WeightSeen(
@@ -217,35 +247,47 @@ class Promotion:
     async def _replace_stable(self) -> None:
         """Give stable the new images, then its traffic back, then take the canary down."""
         last = len(self._canary.steps)
+        if not self._replacing:
+            # The last step's verdicts must count as well before stable is given up.
+            reasons = await self._w.gatekeeper.preflight(last + 1)
+            if reasons:
+                raise PreflightFailed("; ".join(reasons))
         await self._stage(last, "promote", "stable takes the new images")
+        if self._w.effects.halted:
+            raise EffectRefused("HALT is in force", reason="halt")
+        self._replacing = True
         async with alongside(self._guard(last)):
             for service in self._w.plan.services:
                 name, container, image = service.stable_deployment, service.container, service.image.text
-                await self._forward(
-                    "promote",
-                    f"{name} {image}",
-                    lambda name=name, container=container, image=image: self._w.targets.set_image(  # type: ignore[misc]
-                        name, container, image
-                    ),
-                )
+                act = partial(self._w.targets.set_image, name, container, image)
+                await self._forward("promote", f"{name} {image}", act)
             await self._rolled_out(self._w.targets.stable, "stable")
         await self._stage(last, "promote", "stable carries the traffic again")
-        await self._forward("shift", "canary weight 0, stable is new", lambda: self._w.targets.shift(0))
+        await self._forward("shift", "canary weight 0, stable is new", partial(self._w.targets.shift, 0))
         await self._drained()
+        self._carried = True
         await self._stage(last, "promote", "the canary is scaled down")
-        for service in self._w.plan.services:
-            name = service.canary_deployment
-            await self._forward("scale", f"{name} to 0", lambda name=name: self._w.targets.scale(name, 0))  # type: ignore[misc]
-        await self._canary_gone()
+        # Nothing reaches it any more: taking it down is no promotion, and no trouble with it a rollback.
+        try:
+            for service in self._w.plan.services:
+                name = service.canary_deployment
+                act = partial(self._w.targets.scale, name, 0)
+                await self._w.effects.abort(
+                    "scale", f"{name} to 0", act, env=self._w.plan.environment, by=_BY
+                )
+            await self._canary_gone()
+        except (BackendError, EffectRefused, Inconclusive) as error:
+            text = f"released, but the canary is not scaled down: {error}"
+            await self._w.recorder.record_abort(Noted(level="error", text=visible(text)))
 
     async def _forward(self, verb: str, target: str, act: Callable[[], Awaitable[None]]) -> None:
         await self._w.effects.forward(verb, target, act, env=self._w.plan.environment, by=_BY)
 
     async def _drained(self) -> None:
         give_up = self._w.clock.monotonic() + self._canary.drain_deadline
-        window = max(2.0, 2 * self._canary.interval)
+        window = max(4.0, 4 * self._canary.interval)
         while True:
-            desired = await self._w.targets.weight()
+            desired = await self._read(self._w.targets.weight)
             requests = await self._w.analyst.canary_requests(window)
             if desired == 0 and requests == 0:
                 self._w.recorder.note(WeightSeen(desired=0, observed=0.0, source="request counts"))
@@ -258,9 +300,10 @@ class Promotion:
     async def _canary_gone(self) -> None:
         give_up = self._w.clock.monotonic() + self._canary.drain_deadline
         while True:
-            canary = await self._w.targets.canary()
+            canary = await self._read(self._w.targets.canary)
             self._see(canary)
-            if all(deployment.gone for deployment in canary) and await self._w.targets.canary_pods() == 0:
+            pods = await self._read(self._w.targets.canary_pods)
+            if all(deployment.gone for deployment in canary) and pods == 0:
                 return
             if self._w.clock.monotonic() >= give_up:
                 raise Inconclusive(f"canary pods are left after {self._canary.drain_deadline:g} s")
@@ -271,8 +314,16 @@ class Promotion:
     async def _record_stable(self) -> None:
         if self._stable.replicas:
             return
-        seen = await self._w.targets.stable()
+        seen = await self._read(self._w.targets.stable)
         self._see(seen)
+        # Somebody's abandoned canary must not get new images under its traffic.
+        weight, canary = await self._read(self._w.targets.weight), await self._read(self._w.targets.canary)
+        left = [d.name for d in canary if d.wanted or d.total]
+        if weight or left:
+            raise PreflightFailed(
+                f"a canary is there already: weight {weight} %, pods of {', '.join(left) or 'none'}",
+                hint="roll it back first",
+            )
         unfit = [d.name for d in seen if d.wanted == 0 or d.ready < d.wanted or not d.settled]
         if unfit:
             raise PreflightFailed(f"stable is not healthy: {', '.join(unfit)}")
@@ -284,7 +335,7 @@ class Promotion:
     async def _rolled_out(self, read: Callable[[], Awaitable[list[DeploymentSeen]]], what: str) -> None:
         give_up = self._w.clock.monotonic() + self._canary.rollout_deadline
         while True:
-            seen = await read()
+            seen = await self._read(read)
             self._see(seen)
             waiting = [d for d in seen if not d.settled or d.ready < d.wanted]
             if not waiting:
@@ -296,6 +347,17 @@ class Promotion:
                 )
             if self._w.effects.halted:
                 raise EffectRefused(f"HALT is in force while {what} rolls out", reason="halt")
+            await self._w.clock.sleep(_LOOK_PAUSE)
+
+    async def _read(self, read: Callable[[], Awaitable[T]]) -> T:
+        """Read the world; one failed request is no reason to roll back, many for the grace period are."""
+        give_up = self._w.clock.monotonic() + self._canary.provider_grace
+        while True:
+            try:
+                return await read()
+            except (BackendUnreachable, Conflict):
+                if self._w.clock.monotonic() >= give_up:
+                    raise
             await self._w.clock.sleep(_LOOK_PAUSE)
 
     def _see(self, deployments: list[DeploymentSeen]) -> None:

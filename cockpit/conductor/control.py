@@ -18,6 +18,8 @@ from cockpit.control.halt_file import HALT_REQUEST
 from cockpit.control.messages import MAX_COMMAND_BYTES, Command, Reply, decode_command, encode
 
 _MOST_CONNECTIONS = 32
+_SILENT = 10.0
+"""Seconds an attached front end may go without a command or a ping."""
 
 
 class ControlServer:
@@ -77,7 +79,11 @@ class ControlServer:
         try:
             while True:
                 try:
-                    line = await reader.readline()
+                    # A front end that hangs or whose terminal froze attends to nothing: it counts as gone.
+                    async with asyncio.timeout(_SILENT if attached else None):
+                        line = await reader.readline()
+                except TimeoutError:
+                    break
                 except ValueError:
                     break  # a line beyond the limit: whatever comes after it cannot be told apart
                 if not line.endswith(b"\n"):
@@ -115,7 +121,7 @@ class ControlServer:
             problem = self._people.resume(command.by, command.reason)
         elif command.kind == "rollback":
             cause = command.reason or "ROLLBACK, the reason follows"
-            self._people.stop(Stop("manual", f"ROLLBACK by {command.by}: {cause}", command.by))
+            problem = self._people.stop(Stop("manual", f"ROLLBACK by {command.by}: {cause}", command.by))
         elif command.kind == "reason":
             self._people.reason(command.by, command.reason)
         elif command.kind == "note":

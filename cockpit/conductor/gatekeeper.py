@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from cockpit.base.clock import Clock
 from cockpit.conductor.bake import Breach, Inconclusive
-from cockpit.conductor.phases import Failure, Phases, RosterInfo, failures_of
+from cockpit.conductor.phases import Failure, Phases, RosterInfo, failures_of, owed_failures
 from cockpit.conductor.recorder import Recorder
 from cockpit.journal.events import GoNoGoComputed, RequiredGates
 from cockpit.plan.model import Plan
@@ -91,9 +91,11 @@ class ReleaseGatekeeper:
         for info in self._phases.agents("canary"):
             weight = self._plan.canary.steps[step - 1]
             result = await self._phases.op("P6", info, "VERIFY", params={"step": step, "weight": weight})
-            failures += failures_of(result)
+            failures += failures_of(result) or owed_failures(info, result)
         judged_bad = [failure.text for failure in failures if failure.kind == "gate"]
         if judged_bad:
             raise Breach(f"under step {step}: {'; '.join(judged_bad)}", gate="slo")
         if failures:
-            raise Inconclusive(f"under step {step}: {'; '.join(failure.text for failure in failures)}")
+            raise Inconclusive(
+                f"under step {step}: {'; '.join(failure.text for failure in failures)}", agents=True
+            )

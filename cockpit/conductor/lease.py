@@ -1,21 +1,26 @@
 """The release lock: a Kubernetes Lease per application and environment (design decision 5).
 
 `fence` is the Lease's `leaseTransitions`: it grows with each new holder, and every object the release changes
-carries it as an annotation.
+carries it as an annotation. A Lease that was deleted starts again above what the objects carry.
+
+A holder that has gone is recognised by its Lease not changing for its whole length on our own clock, never by
+comparing the two machines' clocks. Taking over from one that did not give back needs a reason.
 """
 
 from __future__ import annotations
 
 import asyncio
-from datetime import datetime, timedelta
 from typing import Any
 
 from cockpit.backends.cluster import LEASE, Cluster, Object
-from cockpit.base.clock import Clock, iso, parse_iso
+from cockpit.base.clock import Clock, iso
 from cockpit.base.errors import BackendError, BackendGarbage, BackendRefused, Conflict, LockHeld
 from cockpit.conductor.recorder import Recorder
 from cockpit.journal.events import LeaseChanged, Noted
 from cockpit.plan.model import Kubernetes
+
+_ATTEMPTS = 3
+_LONGEST = 3600
 
 
 class ReleaseLease:
@@ -55,35 +60,65 @@ class ReleaseLease:
         """Remember that another holder's fence stands on a target object: nothing may be changed any more."""
         self._fenced_out = True
 
-    async def acquire(self) -> None:
+    def assume(self, fence: int) -> None:
+        """Go on under the number this run had, for an abort whose lease cannot be asked for."""
+        self._fence = max(self._fence, fence)
+
+    async def acquire(self, *, floor: int = 0, takeover: str = "") -> None:
         """Take the lease; raises LockHeld when another holds it, BackendError when it cannot be told.
 
-        A lease of our own holder name (a conductor that was restarted) is taken up at once.
+        `floor`: the highest number seen on the objects. `takeover`: the reason for taking the lease of a
+        holder that has gone. A lease of our own holder name (a restarted conductor) is taken at once.
         """
-        try:
-            current = await self._cluster.get(LEASE, self._name)
-        except BackendRefused as error:
-            if error.status != 404:
-                raise
-            await self._create()
+        for _ in range(_ATTEMPTS):
+            try:
+                current = await self._cluster.get(LEASE, self._name)
+            except BackendRefused as error:
+                if error.status != 404:
+                    raise
+                current = None
+            try:
+                if current is None:
+                    await self._create(floor + 1)
+                else:
+                    await self._take(current, floor, takeover)
+            except Conflict:
+                continue  # somebody wrote in between, or our own write was sent twice: look who it was
+            await self._record("acquired")
             return
+        raise LockHeld("others keep taking the release lock", where=f"lease/{self._name}")
+
+    async def _take(self, current: Object, floor: int, takeover: str) -> None:
         spec = _spec(current)
         holder = str(spec.get("holderIdentity") or "")
-        if holder and holder != self._holder and not self._expired(spec):
-            self._recorder.note(LeaseChanged(state="refused", holder=holder, fence=_transitions(spec)))
-            raise LockHeld(
-                f"{holder} holds the release lock",
-                where=f"lease/{self._name}",
-                hint="wait for it to end, or ask its operator; a second cockpit is read-only",
-            )
-        fence = _transitions(spec) + (0 if holder == self._holder else 1)
-        try:
-            await self._write(current, fence, acquired=True)
-        except Conflict:
-            raise LockHeld(
-                "another conductor took the release lock just now", where=f"lease/{self._name}"
-            ) from None
-        await self._record("acquired")
+        if holder and holder != self._holder:
+            await self._gone(spec, holder, takeover)
+            current = await self._cluster.get(LEASE, self._name)
+            if _spec(current).get("renewTime") != spec.get("renewTime"):
+                raise self._held_by(holder, _transitions(spec))
+        ours = holder == self._holder
+        await self._write(current, max(_transitions(spec) + (0 if ours else 1), floor), acquired=True)
+
+    async def _gone(self, spec: dict[str, Any], holder: str, takeover: str) -> None:
+        """Wait for the length of another's lease; raises LockHeld when it is renewed, or without a reason."""
+        length = spec.get("leaseDurationSeconds")
+        if not takeover.strip() or not isinstance(length, int) or not 0 < length <= _LONGEST:
+            raise self._held_by(holder, _transitions(spec))
+        until = self._clock.monotonic() + length
+        while self._clock.monotonic() < until:
+            await self._clock.sleep(min(1.0, length / 5))
+            seen = _spec(await self._cluster.get(LEASE, self._name))
+            if (seen.get("renewTime"), seen.get("holderIdentity")) != (spec.get("renewTime"), holder):
+                raise self._held_by(holder, _transitions(spec))
+        self._recorder.note(Noted(level="warning", text=f"taking over from {holder}: {takeover}"))
+
+    def _held_by(self, holder: str, fence: int) -> LockHeld:
+        self._recorder.note(LeaseChanged(state="refused", holder=holder, fence=fence))
+        return LockHeld(
+            f"{holder} holds the release lock",
+            where=f"lease/{self._name}",
+            hint="wait for it to end; if it has gone for good: --takeover with a reason",
+        )
 
     async def keep(self) -> None:
         """Renew until cancelled; returns when the lease is lost."""
@@ -99,7 +134,7 @@ class ReleaseLease:
                 await self._write(current, self._fence, acquired=False)
             except Conflict:
                 continue  # somebody wrote it between our read and our write: the next read tells who
-            except BackendError as error:
+            except Exception as error:  # noqa: BLE001 - whatever it was: the lease lapses, an abort goes on
                 if not self.held:
                     self._recorder.note(LeaseChanged(state="lost", holder=self._holder, fence=self._fence))
                     self._recorder.note(
@@ -122,24 +157,18 @@ class ReleaseLease:
         except (BackendError, asyncio.CancelledError) as error:
             self._recorder.note(Noted(level="warning", text=f"the release lock was not given back: {error}"))
 
-    async def _create(self) -> None:
+    async def _create(self, fence: int) -> None:
         moment = iso(self._clock.now())
         body: Object = {
             "apiVersion": LEASE.api_version,
             "kind": LEASE.kind,
             "metadata": {"name": self._name},
-            "spec": self._lease_spec(1, moment, moment),
+            "spec": self._lease_spec(fence, moment, moment),
         }
         started = self._clock.monotonic()
-        try:
-            await self._cluster.create(LEASE, body)
-        except Conflict:
-            raise LockHeld(
-                "another conductor took the release lock just now", where=f"lease/{self._name}"
-            ) from None
+        await self._cluster.create(LEASE, body)
         self._renewed_at = started
-        self._fence = 1
-        await self._record("acquired")
+        self._fence = fence
 
     async def _write(self, current: Object, fence: int, *, acquired: bool) -> None:
         moment = iso(self._clock.now())
@@ -161,13 +190,6 @@ class ReleaseLease:
             "leaseTransitions": fence,
         }
 
-    def _expired(self, spec: dict[str, Any]) -> bool:
-        renewed = _time(spec.get("renewTime"))
-        length = spec.get("leaseDurationSeconds")
-        if renewed is None or not isinstance(length, int):
-            return False  # it cannot be told: fail closed
-        return self._clock.now() > renewed + timedelta(seconds=length)
-
     async def _record(self, state: str) -> None:
         await self._recorder.record(LeaseChanged(state=state, holder=self._holder, fence=self._fence))
 
@@ -184,10 +206,3 @@ def _transitions(spec: dict[str, Any]) -> int:
     if not isinstance(value, int) or value < 0:
         raise BackendGarbage("a Lease whose leaseTransitions is no count")
     return value
-
-
-def _time(value: object) -> datetime | None:
-    try:
-        return parse_iso(str(value))
-    except ValueError:
-        return None

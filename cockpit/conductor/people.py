@@ -64,6 +64,7 @@ class People:
         self._halt_question = ""
         self._stop: asyncio.Future[Stop] | None = None
         self._first_stop: Stop | None = None
+        self._over = False
 
     # -- the run's side -------------------------------------------------------------------------------
 
@@ -80,12 +81,15 @@ class People:
         """The decision to abort, if there is one."""
         return self._first_stop
 
-    def stop(self, stop: Stop) -> None:
-        """Decide to abort; the first decision is kept."""
+    def stop(self, stop: Stop) -> str:
+        """Decide to abort; the first decision is kept. Returns why not, or nothing."""
+        if self._over:
+            return "the run is already being ended; see `cockpit status`"
         if self._first_stop is None:
             self._first_stop = stop
             if self._stop is not None and not self._stop.done():
                 self._stop.set_result(stop)
+        return ""
 
     @property
     def epoch(self) -> int:
@@ -97,7 +101,11 @@ class People:
         await self._go_on.wait()
 
     def over(self) -> None:
-        """Let what waits for the end of a HALT go on to close the run; nothing forward passes."""
+        """From now on nothing waits for the end of a HALT, not of a later one either: the run is being ended.
+
+        A HALT still stops everything forward; what ends a run is aborts, evidence and records.
+        """
+        self._over = True
         self._go_on.set()
 
     async def ask(self, text: str, options: tuple[str, ...], *, otherwise: str) -> tuple[str, str]:
@@ -111,11 +119,10 @@ class People:
         future: asyncio.Future[tuple[str, str]] = asyncio.get_running_loop().create_future()
         self._answers[question], self._options[question] = future, options
         try:
-            await self._recorder.record(
-                Question(question=question, text=visible(text), options=list(options))
-            )
+            # Not waited for: a disk that hangs must not keep an answer from being taken.
+            self._recorder.note(Question(question=question, text=visible(text), options=list(options)))
             answer, by = await self._first(future, otherwise)
-            await self._recorder.record(QuestionAnswered(question=question, answer=answer, by=by))
+            self._recorder.note(QuestionAnswered(question=question, answer=answer, by=by))
             return answer, by
         finally:
             del self._answers[question], self._options[question]
@@ -160,9 +167,9 @@ class People:
             self._answers[question], self._options[question] = future, options
             self._halt_question = question
             try:
-                await self._recorder.record(Question(question=question, text=text, options=list(options)))
+                self._recorder.note(Question(question=question, text=text, options=list(options)))
                 answer, by = await self._first_or_resumed(future)
-                await self._recorder.record(QuestionAnswered(question=question, answer=answer, by=by))
+                self._recorder.note(QuestionAnswered(question=question, answer=answer, by=by))
             finally:
                 self._halt_question = ""
                 self._answers.pop(question, None)
@@ -191,7 +198,8 @@ class People:
         """HALT: it acts first, and is recorded after."""
         already = self._effects.halted
         epoch = self._effects.halt()
-        self._go_on.clear()
+        if not self._over:
+            self._go_on.clear()
         if not already:
             self._recorder.note(
                 HaltBegan(by=visible(by, limit=200), trigger=trigger, reason=visible(reason), epoch=epoch)

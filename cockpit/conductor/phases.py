@@ -78,6 +78,18 @@ def failures_of(result: CallResult) -> list[Failure]:
     return found
 
 
+def owed_failures(info: RosterInfo, *results: CallResult) -> list[Failure]:
+    """Return the verdicts an agent owes and did not give in these calls: a missing one is never a pass."""
+    judged = {
+        verdict.details.phase_gate
+        for result in results
+        if result.response is not None
+        for verdict in result.response.verdicts
+    }
+    missing = set(info.gates) - judged - _CHECKED_ELSEWHERE
+    return [Failure("gate", f"{info.id} owes a verdict on {gate} and gave none") for gate in sorted(missing)]
+
+
 class Hold(Protocol):
     """Whether a HALT holds the run."""
 
@@ -159,7 +171,7 @@ class Phases:
         ops: list[Op] = (
             ["PLAN", "APPLY", "VERIFY", "EVIDENCE"] if info.mutates else ["PLAN", "VERIFY", "EVIDENCE"]
         )
-        judged: set[str] = set()
+        results: list[CallResult] = []
         async with self._slots:
             for op in ops:
                 result = await self.op(phase, info, op, params=params)
@@ -169,12 +181,8 @@ class Phases:
                     await self.op(phase, info, "EVIDENCE", params=params)
                 if failures:
                     return failures
-                if result.response is not None:
-                    judged.update(verdict.details.phase_gate for verdict in result.response.verdicts)
-        missing = set(info.gates) - judged - _CHECKED_ELSEWHERE
-        return [
-            Failure("gate", f"{info.id} owes a verdict on {gate} and gave none") for gate in sorted(missing)
-        ]
+                results.append(result)
+        return owed_failures(info, *results)
 
     async def op(
         self, phase: Phase, info: RosterInfo, op: Op, *, params: dict[str, Any] | None = None

@@ -22,6 +22,8 @@ from cockpit.journal.state import ReleaseState
 from cockpit.journal.upcast import decode
 from cockpit.journal.writer import JournalWriter
 
+_DISK_WITHIN = 10.0
+
 
 class Recorder:
     """Writes events and keeps the state folded from what is on disk."""
@@ -52,8 +54,15 @@ class Recorder:
         return self._writer.failed
 
     async def record(self, event: Event) -> Receipt:
-        """Record an event; return when it is on disk. Raises JournalError: then it must not happen."""
-        return await self._writer.append(event)
+        """Record an event; return when it is on disk. Raises JournalError: then it must not happen.
+
+        A disk that does not answer within its bound counts as one that refuses.
+        """
+        try:
+            async with asyncio.timeout(_DISK_WITHIN):
+                return await self._writer.append(event)
+        except TimeoutError:
+            raise JournalError(f"the disk did not take a record within {_DISK_WITHIN:g} s") from None
 
     def note(self, event: Event) -> asyncio.Future[Receipt]:
         """Record an event without waiting; a record that cannot be written becomes a gap, never an error."""

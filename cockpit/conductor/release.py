@@ -8,8 +8,15 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from cockpit.base.clock import Clock
-from cockpit.base.errors import BackendError, CockpitError, EffectRefused, JournalError, LockHeld
+from cockpit.base.errors import (
+    BackendUnreachable,
+    CockpitError,
+    EffectRefused,
+    JournalError,
+    LockHeld,
+)
 from cockpit.base.tasks import alongside
+from cockpit.base.text import visible
 from cockpit.conductor.abort import Abort, Stable
 from cockpit.conductor.bake import Analyst, Breach, Inconclusive
 from cockpit.conductor.canary import Promotion, Wiring
@@ -30,11 +37,20 @@ from cockpit.conductor.people import People, Stop
 from cockpit.conductor.phases import Failure, Phases
 from cockpit.conductor.recorder import Recorder
 from cockpit.conductor.targets import Targets
-from cockpit.journal.events import Noted, RunResumed, WaiverRecorded
+from cockpit.journal.events import (
+    Noted,
+    RollbackStarted,
+    RollbackUnfinished,
+    RunResumed,
+    WaiverRecorded,
+)
 from cockpit.plan.model import Plan
 from cockpit.rpc.messages import Phase
 
 _NOTARY, _QA, _CONDUCTOR, _COMMS = "A3", "A60", "A1", "A41"
+_REACH_WITHIN = 60.0
+"""Seconds a resumed abort tries to reach cluster and lease before it goes on without the lease."""
+_REACH_PAUSE = 1.0
 _LAST_IN_P6 = frozenset({_NOTARY, _QA, _CONDUCTOR, _COMMS})
 
 
@@ -65,6 +81,8 @@ class Parts:
     phases: Phases
     gatekeeper: ReleaseGatekeeper
     sealer: Sealer
+    takeover: str = ""
+    """The reason for taking the lock of a holder that has gone."""
 
 
 class Release:
@@ -102,36 +120,69 @@ class Release:
             await self._until_stopped(self._forward)
         except Exception as caught:  # noqa: BLE001 - every error must end in the right exit and, maybe, an abort
             error = caught
-        self._p.people.over()
+        if error is not None and self._promotion.carried and not _asked_for(error):
+            # It is out and healthy; what fails behind it is trouble to look at, never a reason to redeploy.
+            self._note(f"after the release: {cause_text(error)}")
+            error = None
         if error is None:
+            self._p.people.over()
             return await self._end(Ending(0, f"{self._p.plan.target_version} carries all traffic"))
         if not self._p.effects.prod_touched:
+            self._p.people.over()
             return await self._end(Ending(exit_before_traffic(error), cause_text(error)))
         return await self._roll_back(error)
 
     async def abort_only(self, reason: str) -> Ending:
         """Take up a run whose conductor ended: look at the world and undo what may have been done."""
+        self._p.people.over()
         state = self._p.recorder.state()
+        canary = state.canary
         await self._p.recorder.record_abort(RunResumed(reason=reason, into="abort"))
-        moved = state.canary.moved
-        try:
-            await self._p.lease.acquire()
-        except LockHeld as error:
-            return await self._end(Ending(21 if moved else 60, cause_text(error)))
-        except (BackendError, JournalError) as error:
-            # An abort does not need the lease to be told: it is refused by a foreign fence alone.
-            self._p.recorder.note(Noted(level="error", text=f"the release lock could not be taken: {error}"))
-        if state.canary.released:
+        if canary.released:
             return await self._end(Ending(0, "released before the conductor ended"))
-        stable = Stable(dict(state.canary.stable_replicas), dict(state.canary.stable_images))
+        stable = Stable(dict(canary.stable_replicas), dict(canary.stable_images))
         if not stable.replicas:
             # No promotion had begun: nothing of prod was changed but the fence annotation.
             return await self._end(Ending(30, reason))
+        try:
+            await self._reach(state.fence)
+        except LockHeld as error:
+            return await self._unfinished(canary.moved, f"{reason}; {cause_text(error)}", stable)
+        except CockpitError as error:
+            return await self._unfinished(canary.moved, f"{reason}; {cause_text(error)}", stable)
+        replacing = canary.stage == "promote"
         async with alongside(self._p.lease.keep()):
-            verified = await self._abort.run("crash", reason, "supervisor", stable)
+            verified = await self._abort.run("crash", reason, "supervisor", stable, replacing=replacing)
         if not verified:
             return await self._end(Ending(21, reason))
-        return await self._end(Ending(20 if moved else 30, reason))
+        return await self._end(Ending(20 if canary.moved else 30, reason))
+
+    async def _reach(self, fence: int) -> None:
+        """Connect and take the lease again, for as long as an abort may wait; without it, go on unleased.
+
+        An abort is refused by a foreign fence alone, and the number this run had is still its own.
+        """
+        self._p.lease.assume(fence)
+        give_up = self._p.clock.monotonic() + _REACH_WITHIN
+        while True:
+            try:
+                await self._p.connect()
+                await self._p.lease.acquire(floor=fence)
+                return
+            except (BackendUnreachable, JournalError) as error:
+                if self._p.clock.monotonic() >= give_up:
+                    self._note(f"the release lock could not be taken: {error}")
+                    return
+            await self._p.clock.sleep(_REACH_PAUSE)
+
+    async def _unfinished(self, moved: bool, cause: str, stable: Stable) -> Ending:
+        fallback = self._abort.fallback(stable)
+        await self._p.recorder.record_abort(RollbackStarted(reason="crash", cause=cause, by="supervisor"))
+        await self._p.recorder.record_abort(RollbackUnfinished(reason=cause, fallback=fallback))
+        return await self._end(Ending(21 if moved else 60, cause))
+
+    def _note(self, text: str) -> None:
+        self._p.recorder.note(Noted(level="error", text=visible(text)))
 
     # -- forward --------------------------------------------------------------------------------------
 
@@ -154,7 +205,8 @@ class Release:
         if plan.window_utc.end <= self._p.clock.now():
             raise EffectRefused(f"the release window ended at {plan.window_utc.end}", reason="window")
         await self._p.connect()
-        await self._p.lease.acquire()
+        floor = await self._p.targets.highest_fence()
+        await self._p.lease.acquire(floor=floor, takeover=self._p.takeover)
 
     async def _until_stopped(self, work: Callable[[], Awaitable[None]]) -> None:
         """Do the work until it ends, a person stops it, or the lock is lost."""
@@ -246,9 +298,10 @@ class Release:
         self._p.people.over()
         by = error.stop.by if isinstance(error, Stopped) else _CONDUCTOR
         reason = wire_reason(error)
+        replacing = self._promotion.replacing
         # The lease goes on being renewed; an abort does not stop when that fails.
         async with alongside(self._p.lease.keep()):
-            verified = await self._abort.run(reason, cause, by, self._promotion.stable)
+            verified = await self._abort.run(reason, cause, by, self._promotion.stable, replacing=replacing)
         await self._tell("breach", gate=error.gate if isinstance(error, Breach) else reason)
         if not verified:
             return await self._end(Ending(21, cause))
@@ -257,28 +310,39 @@ class Release:
 
     async def _tell(self, macro: str, **params: str) -> None:
         """Have a macro of seed section 13 posted; a message that cannot be sent never holds a release up."""
-        comms = [info for info in self._p.phases.agents("P6") if info.id == _COMMS]
-        state = self._p.recorder.state()
-        for info in comms:
-            step = {"step": state.canary.step, "weight": state.canary.target}
-            await self._p.phases.op("P6", info, "APPLY", params={"macro": macro, **step, **params})
+        try:
+            canary = self._p.recorder.state().canary
+            for info in self._p.phases.agents("P6"):
+                if info.id == _COMMS:
+                    sent = {"macro": macro, "step": canary.step, "weight": canary.target, **params}
+                    await self._p.phases.op("P6", info, "APPLY", params=sent)
+        except Exception as error:  # noqa: BLE001 - see above
+            self._note(f"message {macro}: {cause_text(error)}")
 
     async def _end(self, ending: Ending) -> Ending:
         """Sign what there is, seal the closing pack and give the lock back; trouble here is recorded."""
+        for agent in (_COMMS, _NOTARY):
+            await self._evidence(agent)
         try:
-            await self._evidence(_COMMS)
-            await self._evidence(_NOTARY)
             await self._p.sealer.seal("closing")
-            await self._evidence(_QA)
-        except (CockpitError, OSError) as error:
-            self._p.recorder.note(Noted(level="error", text=f"closing: {cause_text(error)}"))
+        except Exception as error:  # noqa: BLE001 - the ending stands whatever becomes of the pack
+            self._note(f"closing pack: {cause_text(error)}")
+        await self._evidence(_QA)
         await self._p.lease.release()
         return ending
 
     async def _evidence(self, agent: str) -> None:
-        for info in self._p.phases.agents("P6"):
-            if info.id == agent:
-                await self._p.phases.op("P6", info, "EVIDENCE", params={"pack": "closing"})
+        try:
+            for info in self._p.phases.agents("P6"):
+                if info.id == agent:
+                    await self._p.phases.op("P6", info, "EVIDENCE", params={"pack": "closing"})
+        except Exception as error:  # noqa: BLE001 - the ending stands whatever becomes of it
+            self._note(f"closing: {agent}: {cause_text(error)}")
+
+
+def _asked_for(error: BaseException) -> bool:
+    """Tell whether a person asked for the rollback."""
+    return isinstance(error, Stopped) and error.stop.reason in ("manual", "halt")
 
 
 async def _run(work: Callable[[], Awaitable[None]]) -> None:

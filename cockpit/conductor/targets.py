@@ -67,6 +67,11 @@ class Targets:
             found.append((DEPLOYMENT, service.canary_deployment))
         return found
 
+    async def highest_fence(self) -> int:
+        """Return the highest fence any of the objects carries."""
+        items = await asyncio.gather(*(self._cluster.get(kind, name) for kind, name in self.names()))
+        return max(_fence(item) for item in items)
+
     # -- reading --------------------------------------------------------------------------------------
 
     async def weight(self) -> int:
