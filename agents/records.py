@@ -6,6 +6,7 @@ Agents only answer; whoever holds the journal calls this with an answer and reco
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ from cockpit.journal.events import ArtifactSigned, EvidencePending, MessagePoste
 from cockpit.journal.state import ReleaseState
 from cockpit.rpc.messages import AgentResponse
 
-REGISTER = "risk/register.json"
+_REGISTER = re.compile(r"risk/register(_[a-z0-9_]+)?\.json")
 
 
 def events_of(agent: str, response: AgentResponse, run_dir: Path, state: ReleaseState) -> list[Event]:
@@ -29,8 +30,9 @@ def events_of(agent: str, response: AgentResponse, run_dir: Path, state: Release
     named = {artifact.path for artifact in response.artifacts}
     if agent == "A3" and notary.INDEX in named:
         return _signatures(_read(run_dir, notary.INDEX), state)
-    if agent == "A4" and REGISTER in named:
-        return _risks(_read(run_dir, REGISTER), state)
+    registers = sorted(path for path in named if _REGISTER.fullmatch(path))
+    if agent == "A4" and registers:
+        return _risks(_read(run_dir, registers[0]), state)
     if agent == "A41" and comms.LOG in named:
         return _messages(_read(run_dir, comms.LOG), response)
     return []

@@ -59,7 +59,7 @@ class RiskOfficer(ReadOnlyAgent):
             "exceptions": exceptions,
             "no_go": reasons,
         }
-        artifact = write_json(context, "risk/register.json", document)
+        artifact = write_json(context, register_path(context), document)
         opened = [row["id"] for row in rows if row["state"] == "open"]
         if reasons:
             return Outcome(
@@ -78,6 +78,17 @@ class RiskOfficer(ReadOnlyAgent):
     async def evidence(self, context: Context) -> Outcome:
         """Vouch for the register VERIFY wrote."""
         return vouch(context, recorded(context))
+
+
+def register_path(context: Context) -> str:
+    """Return where this call writes the register: phases run side by side, and each has a file of its own.
+
+    The one of P6, before the canary, is `risk/register.json`: go/no-go reads it.
+    """
+    phase = context.request.phase
+    if context.step:
+        return f"risk/register_step_{context.step}.json"
+    return "risk/register.json" if phase == "P6" else f"risk/register_{phase.lower()}.json"
 
 
 def rating(risk: Risk) -> str:

@@ -54,7 +54,7 @@ ENTRIES: tuple[AgentInfo, ...] = (
         summary="Keeps the risk register: measures each trigger and says which risks are open.",
         phases=("P0", "P1", "P2", "P3", "P4", "P5", "P6", "P7", "P8", "canary"),
         capabilities=("prometheus", "journal"),
-        artifacts=("risk/register.json",),
+        artifacts=("risk/register.json", "risk/register_*.json"),
         implementation="cockpit.agents.risk:RiskOfficer",
     ),
     AgentInfo(

@@ -316,7 +316,7 @@ async def test_smoke_flips(world: World, change: Change) -> None:
 
 
 async def test_risks_are_measured(world: World) -> None:
-    result = await world.call("A4")
+    result = await world.call("A4", phase="P6")
     assert result.status == "ok", result.reason
     rows = {row["id"]: row for row in world.read("risk/register.json")["risks"]}
     assert rows["R-REALTIME-LAG"]["state"] == "mitigated"
@@ -325,24 +325,24 @@ async def test_risks_are_measured(world: World) -> None:
 
 async def test_a_trigger_opens_a_high_risk_only_after_its_time(world: World) -> None:
     world.facts.risk = [20.0, 900.0]  # beyond the limit now, and not all the time before
-    assert (await world.call("A4")).status == "ok"
+    assert (await world.call("A4", phase="P6")).status == "ok"
     world.facts.risk = [900.0]
-    result = await world.call("A4")
+    result = await world.call("A4", phase="P6")
     assert result.status == "fail" and "R-SCHEMA-CUTOVER" in result.reason
 
 
 async def test_a_risk_without_a_rating_counts_as_high(world: World) -> None:
     risk = {"id": "R-NEW", "owner": "@sre", "state": "open"}
     world.data["risks"] = [risk]
-    result = await world.call("A4")
+    result = await world.call("A4", phase="P6")
     assert result.status == "fail" and "R-NEW" in result.reason
     world.data["risks"] = [{**risk, "likelihood": "low", "impact": "medium"}]
-    assert (await world.call("A4")).status == "ok"
+    assert (await world.call("A4", phase="P6")).status == "ok"
 
 
 async def test_a_trigger_without_data_leaves_the_risk_open(world: World) -> None:
     world.facts.risk = [float("nan")]
-    result = await world.call("A4")
+    result = await world.call("A4", phase="P6")
     assert result.status == "fail" and "no data" in result.reason
 
 
@@ -360,9 +360,9 @@ async def test_exceptions_stop_the_release(world: World, change: dict[str, str])
         "expires": "2099-01-01T00:00:00Z",
     }
     world.data["exceptions"] = [good]
-    assert (await world.call("A4")).status == "ok"
+    assert (await world.call("A4", phase="P6")).status == "ok"
     world.data["exceptions"] = [{**good, **change}]
-    assert (await world.call("A4")).status == "fail"
+    assert (await world.call("A4", phase="P6")).status == "fail"
 
 
 # -- A20 -----------------------------------------------------------------------------------------------
