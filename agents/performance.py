@@ -4,47 +4,73 @@ from __future__ import annotations
 
 from typing import Any
 
-from cockpit.agentkit.agent import Outcome
 from cockpit.agentkit.context import BackendMissing, Context
+from cockpit.agents.asking import ask
 from cockpit.agents.common import GateAgent, Measured, judge, query, reason_of, summary, write_json
 from cockpit.backends.http import origin
 from cockpit.backends.load import LoadProfile
 from cockpit.plan.model import Load, Plan
 from cockpit.rpc.messages import Artifact
+from cockpit.verdicts.questions import queries_for
 from cockpit.verdicts.rules.load_result import LoadResult
 from cockpit.verdicts.rules.perf import MAX_LATE_MS
+from cockpit.verdicts.thresholds import parse
 
 MAX_ERRORS = "error_rate<0.01"
 """Share of requests without a good answer, as seed section 11 has it."""
 
 
 class PerfEngineer(GateAgent):
-    """A26: sends baseline and spike to stage and holds the latency to the plan's threshold."""
+    """A26: latency under baseline and spike load on stage (P1), and of the canary under its own traffic."""
 
     gate = "perf"
     phase_gate = "perf"
 
     def needs(self, context: Context) -> str:
-        """Need the load generator and a place to load."""
+        """Need the metrics under a canary step, the load generator and a place to load else."""
+        if context.step:
+            _ = context.metrics
+            return "hold the canary's latency under its own traffic to the threshold of the load"
         load = place(context)
         return f"send {load.baseline_rps:g} and {load.spike_rps:g} requests/s a service to {load.environment}"
 
     def blocked(self, context: Context) -> str:
-        """Refuse prod, whatever the plan calls it."""
-        return prod_refused(context)
-
-    async def verify(self, context: Context) -> Outcome:
-        """Measure in P1; under a canary step send nothing: it would disturb what A11 is judging."""
-        if context.step:
-            return Outcome(
-                "ok",
-                "no load is sent while users are on the canary; the verdict of P1 stands",
-                "A11 judges the canary's latency under its own traffic",
-            )
-        return await super().verify(context)
+        """Refuse prod, whatever the plan calls it; under a step, say what is missing to measure."""
+        if not context.step:
+            return prod_refused(context)
+        load = context.plan.targets.load
+        if load is None:
+            return "targets.load is not given: there is no threshold to hold the latency to"
+        metric = parse(load.threshold).metric
+        if not any(one.metric == metric for one in context.plan.canary.checks):
+            return f"canary.checks measures no {metric}"
+        return ""
 
     async def measure(self, context: Context) -> Measured:
-        """Run both profiles one after the other, judge, and write one file each."""
+        """Measure by the way that fits the moment: load would disturb a canary that has users."""
+        return await (self._canary(context) if context.step else self._loaded(context))
+
+    async def _canary(self, context: Context) -> Measured:
+        canary, load = context.plan.canary, context.plan.targets.load
+        assert load is not None  # blocked() has said so before
+        metric = parse(load.threshold).metric
+        texts = queries_for(canary, canary.bake)
+        names = {"requests": "requests", "latency": f"check.{metric}"}
+        asked = await ask(context, {name: texts[own] for name, own in names.items()}, window_s=canary.bake)
+        params = {
+            "threshold": load.threshold,
+            "min_requests": canary.min_requests,
+            "now": asked.now,
+            "max_sample_age": canary.max_sample_age,
+        }
+        verdict = await judge(
+            context, self.gate, self.phase_gate, "latency_now", asked.answers, params, asked.queries
+        )
+        document = {"about": f"canary, step {context.step}", "verdict": summary(verdict)}
+        artifact = write_json(context, f"perf/latency_step_{context.step}.json", document)
+        return Measured((verdict,), (artifact,), reason_of((verdict,)))
+
+    async def _loaded(self, context: Context) -> Measured:
         load = place(context)
         rates = {"baseline": load.baseline_rps, "spike": load.spike_rps}
         paths = load_paths(context.plan)

@@ -79,9 +79,9 @@ ENTRIES: tuple[AgentInfo, ...] = (
         domain=_PERFORMANCE,
         summary="Sends baseline and spike load to stage, open loop, and judges the latency.",
         phases=("P1", "canary"),
-        capabilities=("k6",),
+        capabilities=("k6", "prometheus"),
         gates=("perf",),
-        artifacts=("perf/baseline.json", "perf/spike.json"),
+        artifacts=("perf/baseline.json", "perf/spike.json", "perf/latency_step_*.json"),
         implementation="cockpit.agents.performance:PerfEngineer",
     ),
     AgentInfo(

@@ -21,6 +21,7 @@ NEEDS: dict[str, tuple[tuple[str, ...], dict[str, Any]]] = {
     "A27": (("stage",), {}),
     "A43": (("entry",), {}),
     "A27 in the canary": (("prometheus",), {"step": 1}),
+    "A26 in the canary": (("prometheus",), {"step": 1}),
     "A11 in the canary": (("prometheus",), {"step": 1}),
 }
 

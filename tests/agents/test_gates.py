@@ -280,9 +280,14 @@ async def test_headroom_under_a_step_comes_from_utilisation(world: World) -> Non
 
 
 async def test_no_load_while_users_are_on_the_canary(world: World) -> None:
-    result = await world.call("A26", step=1)
-    assert result.status == "ok" and world.stage.requests == 0
-    assert result.response is not None and not result.response.verdicts
+    good = await world.verdict("A26", step=1)
+    assert good.verdict == "pass" and good.metrics["p95_ms"] == 80
+    world.facts.canary["p95"] = 400.0
+    assert (await world.verdict("A26", step=2)).details.outcome == "fail"
+    world.facts.canary["requests"] = 10.0
+    assert (await world.verdict("A26", step=3)).details.outcome == "low_traffic"
+    assert world.stage.requests == 0
+    recomputed(world)
 
 
 # -- A43 -----------------------------------------------------------------------------------------------

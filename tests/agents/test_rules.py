@@ -33,6 +33,7 @@ PARAMS: dict[str, dict[str, Any]] = {
         "services": ["web"],
         "min_requests": 1,
     },
+    "latency_now": {**TIME, "threshold": "p95_ms<=150", "min_requests": 1},
     "headroom_load": {
         "threshold": "headroom>=0.2",
         "target_rps": 10,

@@ -13,6 +13,7 @@ RULES: dict[str, str] = {
     "slo_levels": "cockpit.verdicts.rules.slo:slo_levels",
     "smoke_paths": "cockpit.verdicts.rules.smoke:smoke_paths",
     "load_latency": "cockpit.verdicts.rules.perf:load_latency",
+    "latency_now": "cockpit.verdicts.rules.perf:latency_now",
     "headroom_load": "cockpit.verdicts.rules.perf:headroom_load",
     "headroom_utilisation": "cockpit.verdicts.rules.perf:headroom_utilisation",
     "policy_admission": "cockpit.verdicts.rules.policy:policy_admission",

@@ -8,7 +8,7 @@ from typing import Any
 
 from cockpit.verdicts.rule import Judgement, Metrics
 from cockpit.verdicts.rules.load_result import LoadResult, read_result
-from cockpit.verdicts.rules.reading import Trouble, finite, never_raises, raw_of, samples
+from cockpit.verdicts.rules.reading import Trouble, finite, never_raises, raw_of, samples, value
 from cockpit.verdicts.thresholds import parse
 
 MAX_LATE_MS = 25.0
@@ -48,6 +48,34 @@ def load_latency(answers: Mapping[str, bytes], params: Mapping[str, Any]) -> Jud
     if said:
         return Judgement("fail", "; ".join(said)[:1000], metrics, thresholds)
     return Judgement("pass", f"p95 is {slowest:.0f} ms at worst", metrics, thresholds)
+
+
+@never_raises
+def latency_now(answers: Mapping[str, bytes], params: Mapping[str, Any]) -> Judgement:
+    """Hold the latency users see now to `threshold`: answers `latency` (its worst series) and `requests`.
+
+    Fewer than `min_requests` say nothing.
+    """
+    threshold = parse(params["threshold"])
+    thresholds = (str(threshold),)
+    metrics: Metrics = {threshold.metric: None}
+    time = {"now": float(params["now"]), "max_age": float(params["max_sample_age"])}
+    try:
+        requests = value(answers, "requests", now=time["now"], max_age=time["max_age"])
+        metrics["requests"] = finite(requests)
+        least = params["min_requests"]
+        if requests < least:
+            raise Trouble("low_traffic", f"{requests:.0f} requests in the window, at least {least} needed")
+        found = samples(answers, "latency", now=time["now"], max_age=time["max_age"])
+    except Trouble as trouble:
+        return Judgement(trouble.outcome, trouble.reason, metrics, thresholds)
+    worst = threshold.worst(sample.value for sample in found)
+    assert worst is not None  # samples() gives at least one
+    metrics[threshold.metric] = finite(worst)
+    said = f"{threshold.metric} is {worst:.6g}"
+    if threshold.holds(worst):
+        return Judgement("pass", said, metrics, thresholds)
+    return Judgement("fail", f"{said}, {threshold} is required", metrics, thresholds)
 
 
 @never_raises
