@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 from cockpit.agentkit.agent import Outcome, ReadOnlyAgent
 from cockpit.agentkit.artifacts import Kind
 from cockpit.agentkit.context import BackendMissing, Context
-from cockpit.base.errors import BackendError, BackendGarbage, BackendUnreachable, CockpitError, UsageError
+from cockpit.base.errors import BackendError, BackendGarbage, BackendUnreachable, UsageError
 from cockpit.base.files import sha256_hex
 from cockpit.base.tasks import first_error
 from cockpit.base.text import visible
@@ -202,13 +202,6 @@ def vouch(context: Context, artifacts: tuple[Artifact, ...]) -> Outcome:
 def blocked(reason: str) -> Outcome:
     """Return the outcome for something that is not configured."""
     return Outcome("blocked", reason, "configure it in the plan, or leave this agent out")
-
-
-def failed(error: CockpitError, what: str) -> Outcome:
-    """Return the outcome of an operation without verdicts that an error ended."""
-    return Outcome(
-        "fail", f"{what}: {visible(str(error), limit=1000)}", "look at the cause, then run it again"
-    )
 
 
 def query(context: Context, text: str, backend: Any, *, samples: int = 0, **more: Any) -> Query:

@@ -1,0 +1,1 @@
+"""Policy bundles: a folder of `.rego` files each, named after its package."""
