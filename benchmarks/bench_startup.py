@@ -21,7 +21,7 @@ HEAVY = ("aiohttp", "asyncssh", "httpx", "kubernetes", "matplotlib", "openteleme
 FRONT_ENDS = {
     "--auto": "cockpit.cli.auto",
     "the screens": "cockpit.screens.entry",
-    "the conductor": "cockpit.wiring",
+    "the conductor": "cockpit.process",
 }
 
 

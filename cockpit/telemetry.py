@@ -6,7 +6,6 @@ call nothing, and when it fails it counts that and the release goes on.
 
 from __future__ import annotations
 
-import asyncio
 import importlib
 import json
 import logging
@@ -17,9 +16,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from cockpit.base.clock import Clock, iso
-from cockpit.base.errors import ChainBroken
+from cockpit.base.errors import ChainBroken, CockpitError
 from cockpit.base.redact import Redactor
 from cockpit.base.tasks import alongside
+from cockpit.base.threads import BoundedThreads
 from cockpit.journal import events as ev
 from cockpit.journal.reader import JOURNAL_NAME, Tail
 from cockpit.journal.upcast import decode
@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 
 TRACES = "traces.jsonl"
 _POLL = 0.25
+_LOADING = 30.0
 _UNKNOWN = {"release": "", "env": "", "tenant": "*", "trace_id": "", "sha": ""}
 """What every log line has; a release is about all tenants."""
 _log = logging.getLogger("cockpit.release")
@@ -64,8 +65,8 @@ class Telemetry:
         """Follow until cancelled."""
         try:
             # In a thread: the SDK takes a while to load, and the loop must take a HALT at any moment.
-            await asyncio.to_thread(importlib.import_module, "cockpit.spans")
-        except ImportError:
+            await BoundedThreads("telemetry", 1).run(_load, deadline=_LOADING)
+        except (ImportError, CockpitError):
             self.failures += 1
         if self._commit is not None:
             try:
@@ -144,6 +145,10 @@ class Telemetry:
                 _say(event, f"closed: {event.outcome} (exit {event.exit}) {event.cause}".strip())
             case _:
                 pass
+
+
+def _load() -> None:
+    importlib.import_module("cockpit.spans")
 
 
 def _say(event: ev.AnyEvent, text: str, level: int = logging.INFO, *, trace_id: str = "") -> None:

@@ -70,10 +70,8 @@ class PrometheusAnalyst:
             carried=tuple(carried),
         )
         look = look_of({name: answer.raw for name, answer in everything.items()}, params)
-        # In a thread: the loop that must take a HALT at any moment does not wait for the disk.
-        digests = await asyncio.to_thread(
-            lambda: {name: self._recorder.keep(answer.raw) for name, answer in everything.items()}
-        )
+        kept = await self._recorder.keep_all([answer.raw for answer in everything.values()])
+        digests = dict(zip(everything, kept, strict=True))
         asked = {
             name: {
                 "text": answer.query,

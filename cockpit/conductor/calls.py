@@ -25,11 +25,14 @@ from cockpit.journal.base import Event
 from cockpit.journal.events import AgentAnswered, AgentCalled, AgentFailed, ArtifactWritten, GateJudged
 from cockpit.rpc.messages import AgentRequest, AgentResponse, GateVerdict, Inputs, Op, Phase, Scope
 from cockpit.rpc.validate import check, encode
+from cockpit.verdicts.gates import GA_GATES, P1_GATES, PHASE_GATES
 
 ARTIFACTS = "artifacts"
 _RETRIED: frozenset[str] = frozenset({"PLAN", "VERIFY", "EVIDENCE"})
 """Operations that change nothing outside the run folder: one that crashed is tried once more."""
 _RETRY_PAUSE = 0.5
+_AS_POLICY = frozenset({*GA_GATES, *P1_GATES, "all_required_gates"})
+"""Phase gates of no required gate; they travel as `policy` (gates.md, reading 1)."""
 _LINE_SLACK = 1024
 _CANCEL_WITHIN = 2.0
 """Seconds an agent has to end when its call is over; one that does not is left behind."""
@@ -188,6 +191,12 @@ class AgentCalls:
             raise _Invalid(f"the response is of {visible(response.agent, limit=80)}, not of {name}")
         if request.op != "VERIFY" and any(verdict.verdict == "pass" for verdict in response.verdicts):
             raise _Invalid(f"{request.op} must not give a passing verdict: only VERIFY measures")
+        for verdict in response.verdicts:
+            parts = PHASE_GATES.get(verdict.gate, (verdict.gate,))
+            phase_gate = verdict.details.phase_gate
+            travels = phase_gate in parts or (verdict.gate == "policy" and phase_gate in _AS_POLICY)
+            if not travels:
+                raise _Invalid(f"a verdict on {phase_gate} cannot travel as {verdict.gate}")
         for artifact in response.artifacts:
             path = self._recorder.run_dir / ARTIFACTS / artifact.path
             try:
@@ -226,10 +235,7 @@ class AgentCalls:
             )
         for event in self._consequences(agent, response):
             self._recorder.note(event)
-        # In a thread: the loop that must take a HALT at any moment does not wait for the disk.
-        kept, *judged = await asyncio.to_thread(
-            lambda: [self._recorder.keep(data) for data in (raw, *verdicts)]
-        )
+        kept, *judged = await self._recorder.keep_all((raw, *verdicts))
         step = request.inputs.params.get("step", 0)
         for verdict, blob in zip(response.verdicts, judged, strict=True):
             await self._recorder.record(

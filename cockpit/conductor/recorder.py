@@ -7,10 +7,11 @@ conductor decides on is exactly what a replay will show.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from cockpit.base.errors import ChainBroken, JournalError
+from cockpit.base.errors import BackendUnreachable, ChainBroken, JournalError
+from cockpit.base.threads import BoundedThreads
 from cockpit.journal.base import Event
 from cockpit.journal.blobs import BlobStore
 from cockpit.journal.events import AnyEvent, HeadWritten, JournalGap
@@ -23,6 +24,8 @@ from cockpit.journal.upcast import decode
 from cockpit.journal.writer import JournalWriter
 
 _DISK_WITHIN = 10.0
+
+_DISK_DEADLINE = 30.0
 
 
 class Recorder:
@@ -37,6 +40,7 @@ class Recorder:
         self._fold = Fold()
         self._snapshot: ReleaseState | None = None
         self._blobs = BlobStore(run_dir / "blobs")
+        self._disk = BoundedThreads("the disk", 4)
 
     @property
     def run_dir(self) -> Path:
@@ -85,6 +89,16 @@ class Recorder:
     def keep(self, data: bytes) -> str:
         """Store bytes as a salted blob; return `sha256:…`."""
         return self._blobs.put(data).digest
+
+    async def keep_all(self, parts: Sequence[bytes]) -> list[str]:
+        """Store several blobs without holding up the loop, which must take a HALT at any moment.
+
+        Raises JournalError, also when the disk does not answer.
+        """
+        try:
+            return await self._disk.run(lambda: [self.keep(data) for data in parts], deadline=_DISK_DEADLINE)
+        except BackendUnreachable as error:
+            raise JournalError(f"blobs cannot be written: {error.what}", where=str(self._run_dir)) from None
 
     def blob(self, digest: str) -> bytes:
         """Return a stored blob, verified against its digest."""
