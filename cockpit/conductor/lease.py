@@ -38,6 +38,7 @@ class ReleaseLease:
         self._fence = 0
         self._renewed_at: float | None = None
         self._fenced_out = False
+        self._lost = False
 
     @property
     def fence(self) -> int:
@@ -132,16 +133,21 @@ class ReleaseLease:
                     self._recorder.note(LeaseChanged(state="lost", holder=holder, fence=self._fence))
                     return
                 await self._write(current, self._fence, acquired=False)
+                if self._lost:
+                    self._lost = False
+                    self._recorder.note(
+                        LeaseChanged(state="acquired", holder=self._holder, fence=self._fence)
+                    )
             except Conflict:
                 continue  # somebody wrote it between our read and our write: the next read tells who
             except Exception as error:  # noqa: BLE001 - whatever it was: the lease lapses, an abort goes on
-                if not self.held:
+                # Keep trying: when the cluster answers again and nobody took it, it is still ours.
+                if not self.held and not self._lost:
+                    self._lost = True
                     self._recorder.note(LeaseChanged(state="lost", holder=self._holder, fence=self._fence))
                     self._recorder.note(
                         Noted(level="error", text=f"the release lock cannot be renewed: {error}")
                     )
-                    # Keep trying: when the cluster answers again and nobody took it, it is still ours.
-                    await self._clock.sleep(self._seconds / 5)
 
     async def release(self) -> None:
         """Give the lease back; a failure is noted and the lease runs out by itself."""

@@ -230,7 +230,7 @@ class People:
             problem = self.resume(by, reason)
             if problem:
                 return problem
-        future.set_result((answer, by))
+        future.set_result((answer, visible(by, limit=200)))
         return ""
 
     def reason(self, by: str, reason: str) -> None:

@@ -103,7 +103,7 @@ class Targets:
         count = 0
         for service in self.services:
             deployment = await self._cluster.get(DEPLOYMENT, service.canary_deployment)
-            selector = deployment.get("spec", {}).get("selector", {}).get("matchLabels")
+            selector = _inner(deployment, "spec", "selector").get("matchLabels")
             if not isinstance(selector, dict) or not selector:
                 raise BackendGarbage(f"{service.canary_deployment} has no matchLabels selector")
             text = ",".join(f"{key}={value}" for key, value in sorted(selector.items()))
@@ -185,6 +185,14 @@ class Targets:
         return await self._cluster.get(HTTPROUTE, self._route)
 
 
+def _inner(item: Object, *path: str) -> Object:
+    """Return the object at `path`, empty where there is none: what is then missing in it is garbage."""
+    for part in path:
+        found = item.get(part)
+        item = found if isinstance(found, dict) else {}
+    return item
+
+
 def _fence(item: Object) -> int:
     annotations = item["metadata"].get("annotations") or {}
     text = str(annotations.get(FENCE, "0")) if isinstance(annotations, dict) else "0"
@@ -194,7 +202,7 @@ def _fence(item: Object) -> int:
 
 
 def _rules(route: Object) -> list[Object]:
-    rules = route.get("spec", {}).get("rules")
+    rules = _inner(route, "spec").get("rules")
     if not isinstance(rules, list) or not rules or not all(isinstance(rule, dict) for rule in rules):
         raise BackendGarbage("the HTTPRoute has no rules")
     return rules
@@ -228,7 +236,7 @@ def canary_share(rule: Object, plan: Plan) -> int:
 
 
 def _containers(deployment: Object) -> list[Object]:
-    containers = deployment.get("spec", {}).get("template", {}).get("spec", {}).get("containers")
+    containers = _inner(deployment, "spec", "template", "spec").get("containers")
     if not isinstance(containers, list) or not all(isinstance(item, dict) for item in containers):
         raise BackendGarbage(f"{deployment['metadata']['name']} has no containers")
     return containers
@@ -257,7 +265,7 @@ def _seen(deployment: Object, container: str) -> DeploymentSeen:
     wanted = count(spec, "replicas", 1)
     ready, updated = count(status, "readyReplicas", 0), count(status, "updatedReplicas", 0)
     total = count(status, "replicas", 0)
-    generation = deployment["metadata"].get("generation", 0)
+    generation = count(deployment["metadata"], "generation", 0)
     observed = count(status, "observedGeneration", -1) if "observedGeneration" in status else -1
     images = [str(i.get("image", "")) for i in _containers(deployment) if i.get("name") == container]
     return DeploymentSeen(
