@@ -31,6 +31,7 @@ _SILENT = 15.0
 _UNHEARD_HALT = 2.0
 """Seconds a HALT may go unacknowledged."""
 _MOST_RESTARTS = 3
+_LOCK_ATTEMPTS = 20
 _INTERNAL = 70
 
 
@@ -48,12 +49,20 @@ class Supervisor:
     def run(self) -> int:
         """Supervise; return the release's exit code (70 when the conductor could not be kept alive)."""
         lock = os.open(self._run_dir / LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        # Somebody who looks whether the lock is held has it for an instant: try a little longer.
+        for attempt in range(_LOCK_ATTEMPTS):
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except OSError:
+                if attempt + 1 == _LOCK_ATTEMPTS:
+                    print("another supervisor runs this release", file=sys.stderr)
+                    return 60
+                time.sleep(_POLL)
         try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            print("another supervisor runs this release", file=sys.stderr)
-            return 60
-        (self._run_dir / PID).write_text(str(os.getpid()), encoding="ascii")
+            (self._run_dir / PID).write_text(str(os.getpid()), encoding="ascii")
+        except OSError as error:
+            print(f"the process id is not kept: {error}", file=sys.stderr)
         for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
             signal.signal(number, self._pass_on)
         for attempt in range(_MOST_RESTARTS + 1):
@@ -69,10 +78,15 @@ class Supervisor:
     def _one(self, *, resume: bool) -> int:
         for name in (HEARTBEAT, HALT_REQUEST):
             # A HALT that no conductor took is not lost: the next one resumes into an abort.
-            (self._run_dir / name).unlink(missing_ok=True)
+            try:
+                (self._run_dir / name).unlink(missing_ok=True)
+            except OSError:
+                pass  # a disk that fails must not end what keeps the conductor alive
         started = time.monotonic()
         command = [*self._command, "--resume"] if resume else self._command
         self._child = subprocess.Popen(command, stdin=subprocess.DEVNULL, start_new_session=True)  # noqa: S603
+        if self._signals:
+            self._child.send_signal(signal.SIGTERM)  # it came while there was nobody to pass it on to
         while True:
             try:
                 return self._child.wait(_POLL)

@@ -1,14 +1,10 @@
-"""Puts a run together: journal, back ends, agents, conductor. The conductor process starts here."""
+"""Puts a release together: back ends, agents, conductor."""
 
 from __future__ import annotations
 
-import asyncio
 import base64
 import os
-import signal
 import socket
-from collections.abc import AsyncIterator
-from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -24,20 +20,15 @@ from cockpit.backends.notify import Webhook
 from cockpit.backends.policy import EmbeddedRego
 from cockpit.backends.registry import OciRegistry
 from cockpit.backends.signing import HttpToken, SigstoreSigning
-from cockpit.base.clock import Clock, SystemClock, iso
-from cockpit.base.errors import CockpitError, UsageError
-from cockpit.base.files import write_private
-from cockpit.base.ids import new_run_id
+from cockpit.base.clock import Clock, iso
+from cockpit.base.errors import UsageError
 from cockpit.base.redact import Redactor
-from cockpit.base.tasks import alongside
 from cockpit.conductor.analyst import PrometheusAnalyst
-from cockpit.conductor.calls import ARTIFACTS, AgentCalls
-from cockpit.conductor.control import ControlServer
+from cockpit.conductor.calls import AgentCalls
 from cockpit.conductor.effects import EffectsGate
-from cockpit.conductor.ending import Ending, cause_text, write_results
 from cockpit.conductor.gatekeeper import ReleaseGatekeeper
 from cockpit.conductor.lease import ReleaseLease
-from cockpit.conductor.people import People, Stop
+from cockpit.conductor.people import People
 from cockpit.conductor.phases import Phases
 from cockpit.conductor.recorder import Recorder
 from cockpit.conductor.release import Parts, Release, reduced_reasons
@@ -45,23 +36,14 @@ from cockpit.conductor.targets import Targets
 from cockpit.control.client import operator
 from cockpit.dispatch import LocalDispatch
 from cockpit.journal.base import Event
-from cockpit.journal.events import RosterEntry, RunClosed, RunOpened, ServiceImage
-from cockpit.journal.heads import RunKey, write_public_key
-from cockpit.journal.reader import JOURNAL_NAME
-from cockpit.journal.writer import JournalWriter
-from cockpit.plan.load import LoadedPlan, load_plan
+from cockpit.journal.events import RosterEntry, RunOpened, ServiceImage
+from cockpit.journal.heads import RunKey
+from cockpit.plan.load import LoadedPlan
 from cockpit.plan.model import Plan
 from cockpit.plan.values import SecretRef
 from cockpit.rpc.messages import AgentResponse
 from cockpit.sealing import PackSealer
-from cockpit.supervisor import EXIT, HEARTBEAT
-from cockpit.telemetry import Telemetry, observed
 from cockpit.verdicts.gates import PHASE_GATES, owing_of
-
-_BEAT = 0.5
-_RUN_KEY = "run.key"
-RELEASE_NOTES = "release_notes.md"
-_STOPPED_HARD = 75
 
 
 @dataclass(frozen=True)
@@ -90,100 +72,27 @@ class Backends:
         await self.registry.close()
 
 
-async def conduct(plan_path: Path, run_dir: Path, *, unattended: bool, resume: bool) -> int:
-    """Run (or, with `resume`, take up and abort) a release; return its exit code."""
-    os.umask(0o077)
-    clock = SystemClock()
-    loaded = load_plan(plan_path)
-    redactor = Redactor()
-    key = RunKey.load(run_dir / _RUN_KEY) if resume else RunKey.generate()
-    if not resume:
-        key.save(run_dir / _RUN_KEY)
-        write_public_key(run_dir / "heads", key)
-    begun = resume and (run_dir / JOURNAL_NAME).exists()
-    writer = JournalWriter.open(run_dir, clock=clock, redactor=redactor)
-    run_id = _run_id(run_dir, clock)
-    recorder = Recorder(writer, run_dir, run_id, key)
-    watched = AsyncExitStack()
-    try:
-        await watched.enter_async_context(_observed(loaded, run_dir, clock, redactor, writer))
-        await recorder.settle_gaps()
-        closed = recorder.state().closed if begun else None
-        if closed is not None:
-            # It died between its terminal record and its files: only those are left to write.
-            ending = Ending(closed.exit, closed.cause)
-        else:
-            if not (begun and recorder.state().run is not None):
-                await recorder.record(_opened(loaded, run_id, key, clock, recorder))
-            ending = await _conduct(loaded, run_dir, recorder, key, clock, redactor, unattended, resume)
-            await recorder.settle_gaps()
-            await recorder.record_abort(
-                RunClosed(exit=ending.exit, outcome=ending.outcome, cause=ending.cause)
-            )
-        recorder.final_head("closed")
-        _keep_notes(run_dir, ending)
-        write_results(run_dir, recorder.state(), ending)
-        (run_dir / _RUN_KEY).unlink(missing_ok=True)
-        write_private(run_dir / EXIT, str(ending.exit).encode())
-        return ending.exit
-    finally:
-        await watched.aclose()
-        await recorder.close()
+@dataclass(frozen=True)
+class Wired:
+    """A release with all its parts, and whom people speak to."""
+
+    release: Release
+    gatekeeper: ReleaseGatekeeper
+    people: People
 
 
-def _observed(
-    loaded: LoadedPlan, run_dir: Path, clock: Clock, redactor: Redactor, writer: JournalWriter
-) -> AbstractAsyncContextManager[Telemetry]:
-    plan, repository = loaded.plan, loaded.plan.targets.repository
-    return observed(
-        run_dir,
-        clock,
-        redactor,
-        {"release": plan.target_version, "env": plan.environment},
-        commit=lambda: GitRepo(loaded.base / repository.path).resolve(repository.to_ref),
-        since=writer.last_seq + 1,
-    )
-
-
-async def _conduct(
-    loaded: LoadedPlan,
-    run_dir: Path,
-    recorder: Recorder,
-    key: RunKey,
-    clock: Clock,
-    redactor: Redactor,
-    unattended: bool,
-    resume: bool,
-) -> Ending:
-    try:
-        backends = _backends(loaded, clock, redactor)
-    except CockpitError as error:
-        return Ending(64, cause_text(error))
-    try:
-        async with _release(loaded, run_dir, recorder, key, clock, backends, unattended) as (release, gates):
-            if resume:
-                await backends.connect()
-                ending = await release.abort_only("the conductor ended before the release did")
-            else:
-                ending = await release.run()
-            await gates.record_gates()
-            return ending
-    except CockpitError as error:
-        return Ending(50 if resume else 70, cause_text(error))
-    finally:
-        await backends.close()
-
-
-@asynccontextmanager
-async def _release(
+def wire(
     loaded: LoadedPlan,
     run_dir: Path,
     recorder: Recorder,
     key: RunKey,
     clock: Clock,
     backends: Backends,
+    *,
     unattended: bool,
-) -> AsyncIterator[tuple[Release, ReleaseGatekeeper]]:
+    takeover: str = "",
+) -> Wired:
+    """Put a release together; nothing is connected yet."""
     plan = loaded.plan
     holder = f"{operator()}@{socket.gethostname()}/{recorder.run_id}"
     lease = ReleaseLease(backends.cluster, plan.targets.kubernetes, holder, recorder, clock)
@@ -219,63 +128,10 @@ async def _release(
             phases=phases,
             gatekeeper=gatekeeper,
             sealer=PackSealer(plan, run_dir, recorder, key, backends.signing, backends.forge),
+            takeover=takeover,
         )
     )
-    control = ControlServer(run_dir, people)
-    await control.start()
-    try:
-        with _signals(people):
-            async with alongside(_beat(run_dir, control, clock)):
-                yield release, gatekeeper
-    finally:
-        await control.stop()
-
-
-async def _beat(run_dir: Path, control: ControlServer, clock: Clock) -> None:
-    """Show the supervisor that we live, and take a HALT left as a file."""
-    path = run_dir / HEARTBEAT
-    while True:
-        path.touch(mode=0o600)
-        os.utime(path)
-        control.take_halt_request()
-        await clock.sleep(_BEAT)
-
-
-class _signals:
-    """SIGTERM, SIGINT and SIGHUP abort within a grace period; a second one stops at once."""
-
-    def __init__(self, people: People) -> None:
-        self._people = people
-        self._count = 0
-
-    def __enter__(self) -> None:
-        loop = asyncio.get_running_loop()
-        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
-            loop.add_signal_handler(number, self._signalled, number)
-
-    def __exit__(self, *_: object) -> None:
-        loop = asyncio.get_running_loop()
-        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
-            loop.remove_signal_handler(number)
-            signal.signal(number, signal.SIG_IGN)  # what is left is closing the journal
-
-    def _signalled(self, number: int) -> None:
-        self._count += 1
-        if self._count > 1:
-            os._exit(_STOPPED_HARD)  # resume finishes what is open
-        name = signal.Signals(number).name
-        self._people.halt(name, "signal", f"{name}: abort")
-        self._people.stop(Stop("signal", f"{name} received: abort", name))
-
-
-def _keep_notes(run_dir: Path, ending: Ending) -> None:
-    """Put the release notes beside the summary; where none were made, say so."""
-    made = run_dir / ARTIFACTS / RELEASE_NOTES
-    try:
-        text = made.read_bytes()
-    except OSError:
-        text = f"# Release notes\n\nNone were made: {ending.outcome}.\n".encode()
-    write_private(run_dir / RELEASE_NOTES, text)
+    return Wired(release, gatekeeper, people)
 
 
 def _abort_mark(recorder: Recorder) -> str:
@@ -283,17 +139,7 @@ def _abort_mark(recorder: Recorder) -> str:
     return f"{recorder.run_id}/{os.getpid()}"
 
 
-def _run_id(run_dir: Path, clock: Clock) -> str:
-    path = run_dir / "run.id"
-    try:
-        return path.read_text(encoding="ascii").strip()
-    except OSError:
-        run_id = new_run_id(clock.now())
-        write_private(path, run_id.encode())
-        return run_id
-
-
-def _opened(loaded: LoadedPlan, run_id: str, key: RunKey, clock: Clock, recorder: Recorder) -> RunOpened:
+def opened(loaded: LoadedPlan, run_id: str, key: RunKey, clock: Clock, recorder: Recorder) -> RunOpened:
     plan = loaded.plan
     return RunOpened(
         run_id=run_id,
@@ -340,7 +186,7 @@ def reduced(plan: Plan) -> list[str]:
     )
 
 
-def _backends(loaded: LoadedPlan, clock: Clock, redactor: Redactor) -> Backends:
+def backends_of(loaded: LoadedPlan, clock: Clock, redactor: Redactor) -> Backends:
     plan, base = loaded.plan, loaded.base
     targets = plan.targets
 

@@ -93,7 +93,11 @@ class KubernetesCluster:
         self._resources: dict[Kind, Any] = {}
 
     async def connect(self) -> None:
-        """Open a connection and prove it by reading the server's version; raises BackendError."""
+        """Open a connection and prove it by reading the server's version; raises BackendError.
+
+        May be called again after a failure.
+        """
+        await self.close()
         from kubernetes.aio.client import ApiClient, Configuration
         from kubernetes.aio.dynamic import DynamicClient
         from kubernetes.aio.dynamic.resource import Resource

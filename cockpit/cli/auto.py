@@ -3,57 +3,89 @@
 from __future__ import annotations
 
 import json
-import signal
 import subprocess
 import sys
 import time
 from pathlib import Path
-from types import FrameType
 
 import msgspec
 
 from cockpit.base.errors import JournalError
 from cockpit.cli.launch import LOG
+from cockpit.cli.status import state_of
 from cockpit.journal import events as ev
 from cockpit.journal.events import AnyEvent
 from cockpit.journal.projection import kind_of
 from cockpit.journal.reader import JOURNAL_NAME, Tail
 from cockpit.journal.upcast import decode
+from cockpit.supervisor import EXIT, HEARTBEAT
 
 _POLL = 0.1
 _INTERNAL = 70
+_SILENT = 15.0
+_KNOWN = frozenset({0, 10, 11, 20, 21, 30, 40, 50, 60, 64, 70})
 
 
 def watch(run_dir: Path, supervisor: subprocess.Popen[bytes], form: str) -> int:
-    """Print what happens until the conductor has ended; signals are passed on to it."""
+    """Print what happens until the conductor has ended."""
 
-    def pass_on(number: int, frame: FrameType | None) -> None:
-        if supervisor.poll() is None:
-            supervisor.send_signal(signal.SIGTERM)
-
-    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-        signal.signal(number, pass_on)
     tail: Tail[AnyEvent] = Tail(run_dir / JOURNAL_NAME, decode)
     while True:
-        code = supervisor.poll()
+        code = _ended(run_dir, supervisor)
         try:
             events = tail.poll()
         except JournalError as error:
             print(f"cockpit: the journal cannot be followed: {error}", file=sys.stderr)
-            code = supervisor.wait()
-            events = []
+            supervisor.wait()
+            break
         for event in events:
             _print(event, form)
         if code is not None and not events:
             break
         if not events:
             time.sleep(_POLL)
-    if code < 0 or code == _INTERNAL:
-        print(f"cockpit: the conductor failed; see {run_dir / LOG}", file=sys.stderr)
-        return _INTERNAL
+    code = _code(run_dir, supervisor)
     if form == "text":
         print(f"exit {code}; recording and evidence in {run_dir}", flush=True)
     return code
+
+
+def _ended(run_dir: Path, supervisor: subprocess.Popen[bytes]) -> int | None:
+    """Return the supervisor's code once the release has ended: that one was killed is not the end."""
+    code = supervisor.poll()
+    if code is not None and code < 0 and not (run_dir / EXIT).exists() and _alive(run_dir):
+        return None
+    return code
+
+
+def _alive(run_dir: Path) -> bool:
+    try:
+        return time.time() - (run_dir / HEARTBEAT).stat().st_mtime < _SILENT
+    except OSError:
+        return False
+
+
+def _code(run_dir: Path, supervisor: subprocess.Popen[bytes]) -> int:
+    """Return the release's exit code; when its conductor is lost in mid-canary, say so and what to do."""
+    try:
+        return int((run_dir / EXIT).read_text(encoding="ascii"))
+    except (OSError, ValueError):
+        pass
+    print(f"cockpit: the conductor ended before its run was closed; see {run_dir / LOG}", file=sys.stderr)
+    try:
+        state = state_of(run_dir)
+    except JournalError as error:
+        print(f"cockpit: the journal cannot be read: {error}", file=sys.stderr)
+        return _INTERNAL
+    if not state.canary.moved or state.canary.released:
+        return supervisor.returncode if supervisor.returncode in _KNOWN else _INTERNAL
+    print(
+        "cockpit: PRODUCTION MAY BE IN MID-CANARY. Take the run up again, which aborts it:\n"
+        f"  cockpit run --resume --auto --run {run_dir} PLAN\n"
+        "or set the canary's weight to 0 by hand (runbooks/cockpit-is-the-problem.md)",
+        file=sys.stderr,
+    )
+    return 21
 
 
 def _print(event: AnyEvent, form: str) -> None:

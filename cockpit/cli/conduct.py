@@ -4,23 +4,38 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import signal
 import sys
+from types import FrameType
 
 from cockpit.base.errors import CockpitError
+
+_early = 0
+
+
+def _count(number: int, frame: FrameType | None) -> None:
+    global _early
+    _early += 1
 
 
 def main(arguments: argparse.Namespace) -> int:
     """Run the conductor of one run folder."""
-    from cockpit.base.files import write_private
-    from cockpit.supervisor import EXIT
-    from cockpit.wiring import conduct
+    # Before anything heavy is loaded: a signal in the first second must become an abort, not a dead process.
+    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+        signal.signal(number, _count)
+    from cockpit.process import conduct
 
     try:
         return asyncio.run(
-            conduct(arguments.plan, arguments.run, unattended=arguments.auto, resume=arguments.resume)
+            conduct(
+                arguments.plan,
+                arguments.run,
+                unattended=arguments.auto,
+                resume=arguments.resume,
+                takeover=arguments.takeover,
+                signalled=lambda: _early,
+            )
         )
     except CockpitError as error:
-        # Nothing was begun that a restart could finish: say so, and do not come back.
         print(f"conductor: {error}", file=sys.stderr)
-        write_private(arguments.run / EXIT, b"70")
         return 70

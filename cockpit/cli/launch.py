@@ -2,17 +2,47 @@
 
 from __future__ import annotations
 
+import signal
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
+from types import FrameType
 
 from cockpit.base.errors import UsageError
 
 LOG = "conductor.log"
 
 
+class Signals:
+    """Signals to a headless front end, kept from its first moment and passed on to the conductor."""
+
+    def __init__(self) -> None:
+        self._supervisor: subprocess.Popen[bytes] | None = None
+        self._count = 0
+        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+            signal.signal(number, self._take)
+
+    def _take(self, number: int, frame: FrameType | None) -> None:
+        self._count += 1
+        if self._supervisor is None:
+            raise KeyboardInterrupt  # nothing has begun: end as a command does
+        if self._supervisor.poll() is None:
+            self._supervisor.send_signal(signal.SIGTERM)
+
+    def start(self, begin: Callable[[], subprocess.Popen[bytes]]) -> subprocess.Popen[bytes]:
+        """Start the supervisor with signals held back, so that none falls between it and us."""
+        numbers = {signal.SIGINT, signal.SIGTERM, signal.SIGHUP}
+        signal.pthread_sigmask(signal.SIG_BLOCK, numbers)
+        try:
+            self._supervisor = begin()
+        finally:
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, numbers)
+        return self._supervisor
+
+
 def start_supervisor(
-    plan: Path, run_dir: Path, *, auto: bool, resume: bool = False
+    plan: Path, run_dir: Path, *, auto: bool, resume: bool = False, takeover: str = ""
 ) -> subprocess.Popen[bytes]:
     """Start supervisor and conductor, away from this terminal: what ends us does not end them."""
     command = [sys.executable, "-m", "cockpit", "conduct", str(plan), "--run", str(run_dir)]
@@ -20,6 +50,8 @@ def start_supervisor(
         command.append("--auto")
     if resume:
         command.append("--resume")
+    if takeover:
+        command += ["--takeover", takeover]
     with (run_dir / LOG).open("ab") as log:
         return subprocess.Popen(  # noqa: S603
             [sys.executable, "-m", "cockpit.supervisor", str(run_dir), "--", *command],
@@ -27,7 +59,13 @@ def start_supervisor(
             stdout=log,
             stderr=log,
             start_new_session=True,
+            # The mask is inherited: the supervisor must hear signals.
+            preexec_fn=_hear_signals,
         )
+
+
+def _hear_signals() -> None:
+    signal.pthread_sigmask(signal.SIG_SETMASK, set())
 
 
 def front_end(

@@ -60,6 +60,9 @@ def parser() -> argparse.ArgumentParser:
 
     run = add("run", "run", "run the release a plan describes")
     run.add_argument("plan", type=Path, metavar="PLAN", help="path of a release.yaml")
+    run.add_argument(
+        "--takeover", default="", metavar="REASON", help="take the lock of a holder that has gone"
+    )
     run.add_argument("--resume", action="store_true", help="take up a run that was left behind (aborts it)")
     run.add_argument("--run", type=Path, metavar="DIR", help="the run folder to resume")
     _run_flags(run)
@@ -122,6 +125,7 @@ def parser() -> argparse.ArgumentParser:
     conduct.add_argument("plan", type=Path)
     conduct.add_argument("--run", type=Path, required=True)
     conduct.add_argument("--auto", action="store_true")
+    conduct.add_argument("--takeover", default="")
     conduct.add_argument("--resume", action="store_true")
     return root
 

@@ -10,13 +10,14 @@ import signal
 import subprocess
 import sys
 import time
+from functools import partial
 from pathlib import Path
 
 from cockpit.base.clock import SystemClock
 from cockpit.base.errors import BackendUnreachable, UsageError
 from cockpit.base.ids import new_run_id
 from cockpit.cli.folders import new_run
-from cockpit.cli.launch import front_end, need_terminal, start_supervisor
+from cockpit.cli.launch import Signals, front_end, need_terminal, start_supervisor
 from cockpit.cli.main import SCENARIOS
 from cockpit.supervisor import LOCK
 
@@ -37,10 +38,12 @@ def main(arguments: argparse.Namespace) -> int:
     folder = new_run(arguments.out, _VERSION, new_run_id(SystemClock().now()))
     if not arguments.auto or arguments.format == "text":
         print(f"rehearsal {arguments.scenario} in {folder}", flush=True)
+    signals = Signals() if arguments.auto else None
     world = _start_world(folder, arguments.scenario, arguments.pace)
     try:
         _wait_ready(world, folder)
-        supervisor = start_supervisor(folder / "release.yaml", folder, auto=arguments.auto)
+        begin = partial(start_supervisor, folder / "release.yaml", folder, auto=arguments.auto)
+        supervisor = signals.start(begin) if signals is not None else begin()
     except BaseException:
         # Nothing runs in this world yet: it goes with us.
         world.send_signal(signal.SIGTERM)

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import argparse
+from functools import partial
 
 from cockpit.base.clock import SystemClock
 from cockpit.base.errors import UsageError
 from cockpit.base.ids import new_run_id
 from cockpit.cli.folders import find_run, new_run
-from cockpit.cli.launch import front_end, need_terminal, start_supervisor
+from cockpit.cli.launch import Signals, front_end, need_terminal, start_supervisor
 
 
 def main(arguments: argparse.Namespace) -> int:
@@ -19,13 +20,22 @@ def main(arguments: argparse.Namespace) -> int:
     need_terminal(arguments.auto)
     if arguments.resume:
         folder = find_run(arguments.run or arguments.out).absolute()
-        if (folder / "exit").exists():
-            raise UsageError("that run has ended", where=str(folder), hint="see `cockpit replay`")
+        ended = folder / "exit"
+        if ended.exists():
+            if ended.read_text(encoding="ascii").strip() != "21":
+                raise UsageError("that run has ended", where=str(folder), hint="see `cockpit replay`")
+            ended.unlink()  # its rollback was not finished: take it up again
     else:
         folder = new_run(arguments.out, loaded.plan.target_version, new_run_id(SystemClock().now()))
-    supervisor = start_supervisor(
-        arguments.plan.absolute(), folder, auto=arguments.auto, resume=arguments.resume
+    begin = partial(
+        start_supervisor,
+        arguments.plan.absolute(),
+        folder,
+        auto=arguments.auto,
+        resume=arguments.resume,
+        takeover=arguments.takeover,
     )
+    supervisor = Signals().start(begin) if arguments.auto else begin()
     return front_end(
         folder, supervisor, auto=arguments.auto, form=arguments.format, ascii_only=arguments.ascii
     )

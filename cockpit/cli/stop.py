@@ -42,18 +42,18 @@ async def _stop(folder: Path, kind: str, reason: str, *, wait: bool) -> int:
     give_up = clock.monotonic() + _EFFECT_WITHIN
     while clock.monotonic() < give_up:
         state = state_of(folder)
-        if (
-            kind == "halt"
-            and state.halt is not None
-            and (state.halt.active or state.rollback or state.closed)
-        ):
+        if kind == "halt" and state.halt is not None and (state.halt.active or state.rollback):
             print(f"HALT is in force since {state.halt.at}: nothing forward goes out")
             return 0
-        if state.rollback is not None or state.closed is not None:
-            print(f"rollback {state.rollback.status}" if state.rollback else f"ended: {state.closed}")
-            if not wait or state.closed is not None:
-                return 0
+        if kind == "rollback" and state.rollback is not None:
+            settled = state.rollback.status != "running"
+            if settled or not wait:
+                print(f"rollback {state.rollback.status}")
+                return 0 if state.rollback.status != "unfinished" else 1
             give_up = clock.monotonic() + _EFFECT_WITHIN
+        elif state.closed is not None:
+            problem = f"the run has ended: {state.closed.outcome}"
+            break
         await clock.sleep(0.1)
     print(f"cockpit: {kind} is not confirmed: {problem or 'no effect was recorded'}", file=sys.stderr)
     rollback = state_of(folder).rollback

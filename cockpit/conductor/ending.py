@@ -147,7 +147,12 @@ def summary_of(state: ReleaseState, ending: Ending) -> dict[str, Any]:
         "traffic_moved": canary.moved,
         "released": canary.released,
         "step": canary.step,
-        "weights": {"desired": canary.desired, "observed": canary.observed},
+        "weights": {
+            "desired": canary.desired if canary.desired_at else None,
+            "desired_at": canary.desired_at,
+            "observed": canary.observed,
+            "observed_at": canary.observed_at,
+        },
         "replicas": {name: {"wanted": n[0], "ready": n[1]} for name, n in canary.replicas.items()},
         "digests": {service.name: service.digest for service in state.services},
         "gates": state.required_gates,

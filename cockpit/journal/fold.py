@@ -49,6 +49,8 @@ class Fold:
         self._no_go: list[str] = []
         self._headroom: dict[str, float] = {}
         self._canary = CanaryView()
+        self._shifts: set[str] = set()
+        self._weighed = False
         self._open: dict[str, EffectView] = {}
         self._done = 0
         self._unknown: dict[str, EffectView] = {}
@@ -210,6 +212,11 @@ class Fold:
 
     def _run_closed(self, event: ev.RunClosed) -> None:
         self._closed = Closed(event.exit, event.outcome, event.cause, event.at)
+        for phase in [view for view in self._phases.values() if view.status == "running"]:
+            ended = replace(phase, status="fail", ended_at=event.at, reason="the run ended in this phase")
+            self._phases[phase.phase] = ended
+        for question in [view for view in self._questions.values() if not view.answer]:
+            self._questions[question.question] = replace(question, answer="the run ended")
 
     def _noted(self, event: ev.Noted) -> None:
         if event.level == "error":
@@ -337,6 +344,7 @@ class Fold:
         self._canary = replace(self._canary, stage=event.stage, detail=event.detail)
 
     def _weight_seen(self, event: ev.WeightSeen) -> None:
+        self._weighed = self._weighed or event.desired > 0
         canary = replace(
             self._canary,
             desired=event.desired,
@@ -392,8 +400,9 @@ class Fold:
             status="intended",
             at=event.at,
         )
-        # From the intent on, traffic may have moved: only a look at the world can say it has not.
+        # From the intent on, traffic may have moved; that it was never sent is what takes this back.
         if event.verb == "shift" and event.lane == "forward" and event.env == "prod":
+            self._shifts.add(event.effect)
             self._canary = replace(self._canary, moved=True)
 
     def _effect_done(self, event: ev.EffectDone) -> None:
@@ -402,6 +411,10 @@ class Fold:
 
     def _effect_failed(self, event: ev.EffectFailed) -> None:
         self._open.pop(event.effect, None)
+        if not event.sent and event.effect in self._shifts:
+            self._shifts.discard(event.effect)
+            if not self._shifts and not self._weighed:
+                self._canary = replace(self._canary, moved=False)
 
     def _effect_unknown(self, event: ev.EffectUnknown) -> None:
         effect = self._open.get(event.effect)

@@ -65,7 +65,7 @@ assert run({command.split()!r}) == 0
 
 
 def test_a_headless_release_loads_no_screen() -> None:
-    assert "textual" not in loaded_by("import cockpit.cli.auto, cockpit.wiring, cockpit.cli.conduct")
+    assert "textual" not in loaded_by("import cockpit.cli.auto, cockpit.process, cockpit.cli.conduct")
 
 
 def test_the_supervisor_stands_on_the_standard_library_alone() -> None:

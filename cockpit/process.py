@@ -1,0 +1,289 @@
+"""The conductor process: opens the journal, runs a release or aborts one left behind, and closes the record.
+
+What it must never do is end while production is between two versions and say that all is well: a run it
+cannot abort ends with 21 and the commands to do it by hand.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import sys
+from collections.abc import Callable
+from contextlib import AsyncExitStack
+from pathlib import Path
+
+from cockpit.backends.forge import GitRepo
+from cockpit.base.clock import Clock, SystemClock
+from cockpit.base.errors import CockpitError
+from cockpit.base.files import write_private
+from cockpit.base.ids import new_run_id
+from cockpit.base.redact import Redactor
+from cockpit.base.tasks import alongside
+from cockpit.conductor.calls import ARTIFACTS
+from cockpit.conductor.control import ControlServer
+from cockpit.conductor.ending import Ending, cause_text, write_results
+from cockpit.conductor.people import People, Stop
+from cockpit.conductor.recorder import Recorder
+from cockpit.journal.events import RollbackStarted, RollbackUnfinished, RunClosed, RunOpened
+from cockpit.journal.heads import RunKey, write_public_key
+from cockpit.journal.reader import JOURNAL_NAME
+from cockpit.journal.writer import JournalWriter
+from cockpit.plan.load import LoadedPlan, load_plan, parse_plan
+from cockpit.supervisor import EXIT, HEARTBEAT
+from cockpit.telemetry import observed
+from cockpit.wiring import Wired, backends_of, opened, wire
+
+RELEASE_NOTES = "release_notes.md"
+_RUN_KEY = "run.key"
+_BEAT = 0.5
+_STOPPED_HARD = 75
+_UNFINISHED = 21
+_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
+
+
+async def conduct(
+    plan_path: Path,
+    run_dir: Path,
+    *,
+    unattended: bool,
+    resume: bool,
+    takeover: str = "",
+    signalled: Callable[[], int] = lambda: 0,
+) -> int:
+    """Run (or, with `resume`, take up and abort) a release; return its exit code.
+
+    `signalled`: how many signals came before this process could take them.
+    """
+    os.umask(0o077)
+    clock, redactor = SystemClock(), Redactor()
+    begun = (run_dir / JOURNAL_NAME).exists()
+    key = _key(run_dir, begun)
+    writer = JournalWriter.open(run_dir, clock=clock, redactor=redactor)
+    recorder = Recorder(writer, run_dir, _run_id(run_dir, clock), key)
+    try:
+        await recorder.settle_gaps()
+        before = recorder.state()
+        loaded = load_plan(plan_path) if before.run is None else _journaled(recorder, before.run, plan_path)
+        if before.closed is not None and before.closed.exit != _UNFINISHED:
+            # It died between its terminal record and its files: only those are left to write.
+            ending = Ending(before.closed.exit, before.closed.cause)
+        else:
+            if before.run is None:
+                await recorder.record(opened(loaded, recorder.run_id, key, clock, recorder))
+            run = _Run(loaded, run_dir, recorder, key, clock, redactor)
+            if before.run is not None:
+                ending = await run.abort(unattended)
+            elif resume:
+                ending = Ending(30, "the conductor ended before the run had begun")
+            else:
+                ending = await run.release(unattended, takeover, signalled)
+            await recorder.settle_gaps()
+            await recorder.record_abort(
+                RunClosed(exit=ending.exit, outcome=ending.outcome, cause=ending.cause)
+            )
+        _finish(run_dir, recorder, ending)
+        return ending.exit
+    finally:
+        await recorder.close()
+
+
+class _Run:
+    """One sitting of the conductor on an open journal."""
+
+    def __init__(
+        self,
+        loaded: LoadedPlan,
+        run_dir: Path,
+        recorder: Recorder,
+        key: RunKey,
+        clock: Clock,
+        redactor: Redactor,
+    ) -> None:
+        self._loaded = loaded
+        self._run_dir = run_dir
+        self._recorder = recorder
+        self._key = key
+        self._clock = clock
+        self._redactor = redactor
+
+    async def release(self, unattended: bool, takeover: str, signalled: Callable[[], int]) -> Ending:
+        """Run the release."""
+        try:
+            async with AsyncExitStack() as stack:
+                wired = await self._begin(stack, unattended, takeover, signalled)
+                ending = await wired.release.run()
+                await wired.gatekeeper.record_gates()
+                return ending
+        except CockpitError as error:
+            return self._ended_by(error)
+
+    async def abort(self, unattended: bool) -> Ending:
+        """Take up what an earlier conductor left, and abort it."""
+        try:
+            async with AsyncExitStack() as stack:
+                wired = await self._begin(stack, unattended, "", lambda: 0)
+                ending = await wired.release.abort_only("the conductor ended before the release did")
+                await wired.gatekeeper.record_gates()
+                return ending
+        except Exception as error:  # noqa: BLE001 - whatever it was, production may be in mid-canary
+            return await self._by_hand(error)
+
+    async def _begin(
+        self, stack: AsyncExitStack, unattended: bool, takeover: str, signalled: Callable[[], int]
+    ) -> Wired:
+        backends = backends_of(self._loaded, self._clock, self._redactor)
+        stack.push_async_callback(backends.close)
+        wired = wire(
+            self._loaded,
+            self._run_dir,
+            self._recorder,
+            self._key,
+            self._clock,
+            backends,
+            unattended=unattended,
+            takeover=takeover,
+        )
+        plan, repository = self._loaded.plan, self._loaded.plan.targets.repository
+        await stack.enter_async_context(
+            observed(
+                self._run_dir,
+                self._clock,
+                self._redactor,
+                {"release": plan.target_version, "env": plan.environment},
+                commit=lambda: GitRepo(self._loaded.base / repository.path).resolve(repository.to_ref),
+                since=self._recorder.state().seq + 1,
+            )
+        )
+        control = ControlServer(self._run_dir, wired.people)
+        await control.start()
+        stack.push_async_callback(control.stop)
+        stack.enter_context(_Signals(wired.people, signalled()))
+        await stack.enter_async_context(alongside(_beat(self._run_dir, control, self._clock)))
+        return wired
+
+    def _ended_by(self, error: CockpitError) -> Ending:
+        """A run that could not be begun, or not be ended as it should."""
+        rollback = self._recorder.state().rollback
+        if rollback is not None:
+            return Ending(20 if rollback.status == "verified" else _UNFINISHED, cause_text(error))
+        from cockpit.conductor.ending import exit_before_traffic
+
+        return Ending(exit_before_traffic(error), cause_text(error))
+
+    async def _by_hand(self, error: Exception) -> Ending:
+        """Say that the abort could not even be begun, and how a person does it."""
+        canary, cause = self._recorder.state().canary, cause_text(error)
+        if canary.released or not canary.stable_replicas:
+            return Ending(0 if canary.released else 30, cause)
+        kubernetes = self._loaded.plan.targets.kubernetes
+        base = f"kubectl --server {kubernetes.url} -n {kubernetes.namespace}"
+        fallback = [
+            f"{base} get httproute {kubernetes.route} -o yaml  # set each canary backendRef's weight to 0",
+            *(
+                f"{base} scale deployment/{service.canary_deployment} --replicas 0"
+                for service in self._loaded.plan.services
+            ),
+        ]
+        await self._recorder.record_abort(RollbackStarted(reason="crash", cause=cause, by="supervisor"))
+        await self._recorder.record_abort(RollbackUnfinished(reason=cause, fallback=fallback))
+        return Ending(_UNFINISHED, cause)
+
+
+class _Signals:
+    """SIGTERM, SIGINT and SIGHUP abort within a grace period; a second one stops at once."""
+
+    def __init__(self, people: People, already: int) -> None:
+        self._people = people
+        self._already = already
+        self._count = 0
+
+    def __enter__(self) -> None:
+        loop = asyncio.get_running_loop()
+        for number in _SIGNALS:
+            loop.add_signal_handler(number, self._signalled, number)
+        if self._already:
+            self._signalled(signal.SIGTERM)
+
+    def __exit__(self, *_: object) -> None:
+        loop = asyncio.get_running_loop()
+        for number in _SIGNALS:
+            loop.remove_signal_handler(number)
+            signal.signal(number, signal.SIG_IGN)  # what is left is closing the journal
+
+    def _signalled(self, number: int) -> None:
+        self._count += 1
+        if self._count > 1:
+            os._exit(_STOPPED_HARD)  # resume finishes what is open
+        name = signal.Signals(number).name
+        self._people.halt(name, "signal", f"{name}: abort")
+        self._people.stop(Stop("signal", f"{name} received: abort", name))
+
+
+async def _beat(run_dir: Path, control: ControlServer, clock: Clock) -> None:
+    """Show the supervisor that we live, and take a HALT left as a file."""
+    path = run_dir / HEARTBEAT
+    while True:
+        try:
+            path.touch(mode=0o600)
+            os.utime(path)
+            control.take_halt_request()
+        except OSError:
+            pass  # a disk that fails must not end what can still abort
+        await clock.sleep(_BEAT)
+
+
+def _key(run_dir: Path, begun: bool) -> RunKey:
+    if begun:
+        return RunKey.load(run_dir / _RUN_KEY)
+    key = RunKey.generate()
+    key.save(run_dir / _RUN_KEY)
+    write_public_key(run_dir / "heads", key)
+    return key
+
+
+def _run_id(run_dir: Path, clock: Clock) -> str:
+    path = run_dir / "run.id"
+    try:
+        return path.read_text(encoding="ascii").strip()
+    except OSError:
+        run_id = new_run_id(clock.now())
+        write_private(path, run_id.encode())
+        return run_id
+
+
+def _journaled(recorder: Recorder, run: RunOpened, plan_path: Path) -> LoadedPlan:
+    """Return the plan the run was begun with, whatever the file says by now."""
+    return parse_plan(recorder.blob(run.plan_blob), "the run's plan", base=plan_path.resolve().parent)
+
+
+def _finish(run_dir: Path, recorder: Recorder, ending: Ending) -> None:
+    """Write what is written on every exit; the exit code first, and each whatever becomes of the others."""
+
+    def forget_key() -> None:
+        if ending.exit != _UNFINISHED:  # a person may have it resumed
+            (run_dir / _RUN_KEY).unlink(missing_ok=True)
+
+    writers: tuple[Callable[[], object], ...] = (
+        lambda: write_private(run_dir / EXIT, str(ending.exit).encode()),
+        lambda: recorder.final_head("closed"),
+        lambda: _keep_notes(run_dir, ending),
+        lambda: write_results(run_dir, recorder.state(), ending),
+        forget_key,
+    )
+    for write in writers:
+        try:
+            write()
+        except (OSError, CockpitError) as error:
+            print(f"conductor: {cause_text(error)}", file=sys.stderr)
+
+
+def _keep_notes(run_dir: Path, ending: Ending) -> None:
+    """Put the release notes beside the summary; where none were made, say so."""
+    made = run_dir / ARTIFACTS / RELEASE_NOTES
+    try:
+        text = made.read_bytes()
+    except OSError:
+        text = f"# Release notes\n\nNone were made: {ending.outcome}.\n".encode()
+    write_private(run_dir / RELEASE_NOTES, text)
