@@ -60,7 +60,7 @@ def commands(path: Path) -> Iterator[list[str]]:
     for block in blocks(path, "sh"):
         for line in block.replace("\\\n", " ").splitlines():
             if line.strip().startswith("cockpit "):
-                yield shlex.split(line, comments=True)[1:]
+                yield [word for word in shlex.split(line, comments=True)[1:] if word != "&"]
 
 
 def subcommands() -> dict[str, argparse.ArgumentParser]:
