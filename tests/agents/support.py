@@ -269,7 +269,7 @@ class World:
         self.data = build(endpoints, every, trust, pace("fast"), datetime.now(UTC))
         self.data["services"] = services
         self.data["agent_deadline"] = "20s"
-        self.data["targets"]["load"] |= {"baseline_rps": 60, "spike_rps": 80, "seconds": "0.9s"}
+        self.data["targets"]["load"] |= {"baseline_rps": 104, "spike_rps": 120, "seconds": "0.5s"}
         self.data["targets"]["smoke"] = [
             {"name": f"{one}-health", "path": f"/{one}/healthz", "contains": '"status": "ok"'}
             for one in SERVICES

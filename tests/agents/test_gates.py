@@ -225,7 +225,7 @@ async def test_load_passes_and_leaves_figures(world: World) -> None:
     assert verdict.verdict == "pass", verdict.details.reason
     assert verdict.env == "stage"
     assert set(world.read("perf/baseline.json")["services"]) == {"gateway", "web"}
-    assert world.read("perf/spike.json")["rps_per_service"] == 80
+    assert world.read("perf/spike.json")["rps_per_service"] == 120
     recomputed(world)
 
 
@@ -262,7 +262,7 @@ async def test_headroom_passes_with_a_curve(world: World) -> None:
 
 
 async def test_headroom_of_a_service_that_saturates(world: World) -> None:
-    # One slot of 30 ms for both services: about 33 a second where twice 60 are to be carried.
+    # One slot of 30 ms for both services: about 33 a second where twice 104 are to be carried.
     world.facts.stage_delay_s, world.facts.stage_slots = 0.03, asyncio.Semaphore(1)
     verdict = await world.verdict("A27")
     assert verdict.details.outcome == "fail" and "headroom" in verdict.details.reason

@@ -96,7 +96,7 @@ def test_every_rule_of_the_registry_is_there() -> None:
 
 
 @pytest.mark.parametrize("name", OURS)
-@settings(max_examples=30, deadline=None, derandomize=True)
+@settings(max_examples=20, deadline=None, derandomize=True)
 @given(data=st.data())
 def test_garbage_is_never_a_pass(name: str, data: st.DataObject) -> None:
     answers = {one: data.draw(garbage) for one in NAMES}
@@ -234,7 +234,7 @@ values = st.recursive(
 )
 
 
-@settings(max_examples=250, deadline=None, derandomize=True)
+@settings(max_examples=150, deadline=None, derandomize=True)
 @given(narrower=small, wider=small, tried=st.lists(values, min_size=1, max_size=12))
 def test_what_is_called_compatible_is(narrower: Any, wider: Any, tried: list[Any]) -> None:
     from jsonschema import Draft202012Validator
