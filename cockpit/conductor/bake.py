@@ -118,7 +118,11 @@ class Bake:
     async def _look(self, window: float) -> LookResult:
         result = await self._analyst.look(self._step, window)
         self._looks += 1
-        self._pause = self._canary.interval
+        if result.outcome == "provider_error":
+            longest = max(self._canary.interval, self._canary.provider_grace / 3)
+            self._pause = min(self._pause * 2, longest)
+        else:
+            self._pause = self._canary.interval
         if result.outcome == "pass":
             self._passes += 1
             self._failures = 0
@@ -159,7 +163,6 @@ class Bake:
         now = self._clock.monotonic()
         held = self._held_since.get("provider")
         if held is not None:
-            self._pause = min(self._pause * 2, self._canary.provider_grace / 3)
             if now - held >= self._canary.provider_grace:
                 raise Inconclusive(
                     f"metrics not to be had for {self._canary.provider_grace:g} s: {result.reason}"

@@ -5,14 +5,13 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from cockpit.backends.cluster import DEPLOYMENT, HTTPROUTE, LEASE, KubernetesCluster
-from cockpit.base.clock import SystemClock, VirtualClock, iso
+from cockpit.base.clock import SystemClock, VirtualClock
 from cockpit.base.errors import BackendGarbage, BackendUnreachable, Conflict, EffectRefused, LockHeld
 from cockpit.base.tasks import alongside
 from cockpit.conductor.lease import ReleaseLease
@@ -102,19 +101,43 @@ async def test_a_lease_given_back_is_taken_with_a_higher_fence(tmp_path: Path) -
         assert (await spec_of(made))["holderIdentity"] == "bob"
 
 
-async def test_an_expired_lease_is_taken_over_and_its_holder_learns_it(tmp_path: Path) -> None:
+async def test_a_holder_that_has_gone_is_taken_over_with_a_reason_only(tmp_path: Path) -> None:
     async with locked(tmp_path) as (made, recorder):
         clock = FastClock(50)
-        old = lease_of(made, recorder, "ann", clock=clock, seconds=100)
+        old = lease_of(made, recorder, "ann", clock=clock, seconds=20)
         await old.acquire()
-        past = iso(clock.now() - timedelta(seconds=101))
-        await made.change(LEASE, NAME, {"spec": {"renewTime": past}})
-        new = lease_of(made, recorder, "bob", clock=clock, seconds=100)
-        await new.acquire()
-        assert new.fence == 2
+        new = lease_of(made, recorder, "bob", clock=clock, seconds=20)
+        for no_reason in ("", "  "):
+            with pytest.raises(LockHeld):
+                await new.acquire(takeover=no_reason)
+        began = clock.monotonic()
+        await new.acquire(takeover="ann's machine is gone")
+        assert clock.monotonic() - began >= 20.0
+        assert (new.fence, new.held) == (2, True)
         await old.keep()
         assert (old.held, old.fenced_out) == (False, True)
         assert ("lost", "bob", 1) in await changed(recorder)
+
+
+async def test_a_holder_that_renews_is_not_taken_over(tmp_path: Path) -> None:
+    async with locked(tmp_path) as (made, recorder):
+        clock = FastClock(50)
+        old = lease_of(made, recorder, "ann", clock=clock, seconds=20)
+        await old.acquire()
+        async with alongside(old.keep()):
+            with pytest.raises(LockHeld):
+                await lease_of(made, recorder, "bob", clock=clock, seconds=20).acquire(takeover="mine now")
+        assert old.held
+
+
+async def test_the_fence_is_above_what_the_objects_carry(tmp_path: Path) -> None:
+    async with locked(tmp_path) as (made, recorder):
+        await made.change(DEPLOYMENT, "web-stable", {"metadata": {"annotations": {FENCE: "7"}}})
+        lease = lease_of(made, recorder, "ann")
+        targets = Targets(made.conductor, plan_of(SystemClock()), lease)
+        await lease.acquire(floor=await targets.highest_fence())
+        assert lease.fence > 7
+        await targets.stamp(DEPLOYMENT, "web-stable")
 
 
 @pytest.mark.parametrize(
@@ -150,7 +173,9 @@ async def test_renewing_keeps_it_and_a_cluster_that_is_away_loses_it_for_a_while
             await until(lambda: lease.held)
             assert not keeping.done()
             states = await until(
-                lambda: (found := [e.state for e in on_disk(tmp_path, LeaseChanged)])[-1] == "acquired" and found
+                lambda: (
+                    (found := [e.state for e in on_disk(tmp_path, LeaseChanged)])[-1] == "acquired" and found
+                )
             )
         assert states == ["acquired", "lost", "acquired"]
 
@@ -329,7 +354,9 @@ class Odd:
     async def list(self, kind: Any, *, selector: str = "") -> list[dict[str, Any]]:
         return []
 
-    async def patch(self, kind: Any, name: str, body: dict[str, Any], *, resource_version: str) -> dict[str, Any]:
+    async def patch(
+        self, kind: Any, name: str, body: dict[str, Any], *, resource_version: str
+    ) -> dict[str, Any]:
         self.written += 1
         return self._item
 
