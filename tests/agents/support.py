@@ -32,7 +32,8 @@ from cockpit.conductor.calls import AgentCalls, CallResult
 from cockpit.conductor.effects import EffectsGate
 from cockpit.conductor.recorder import Recorder
 from cockpit.dispatch import LocalDispatch
-from cockpit.journal.events import RunOpened, ServiceImage
+from cockpit.evidence.recompute import verdict_problem
+from cockpit.journal.events import GateJudged, RunOpened, ServiceImage
 from cockpit.journal.heads import RunKey, write_public_key
 from cockpit.journal.writer import JournalWriter
 from cockpit.plan.load import LoadedPlan
@@ -385,6 +386,14 @@ class World:
     def read(self, artifact: str) -> Any:
         """Return a JSON artifact."""
         return json.loads((self.run_dir / "artifacts" / artifact).read_bytes())
+
+
+def recomputed(world: World) -> None:
+    """Every verdict so far comes out the same from the stored answers."""
+    world.recorder.state()
+    judged = [event for event in world.recorder.events() if isinstance(event, GateJudged)]
+    assert judged
+    assert [verdict_problem(event, world.recorder.blob) for event in judged] == [""] * len(judged)
 
 
 class _Holder:
