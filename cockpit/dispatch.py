@@ -86,7 +86,7 @@ class LocalDispatch:
             outcome = Outcome("blocked", str(missing), "configure it in the plan's targets")
         except BackendError as error:
             # What could not be reached is neither ok nor judged bad.
-            outcome = Outcome("blocked", visible(str(error)), "see `cockpit doctor`, then run again")
+            outcome = Outcome("blocked", visible(str(error)), "look at the back end, then run again")
         return encode(response_of(info.name, context, outcome))
 
     def _effects(self, message: AgentRequest) -> Effects | None:

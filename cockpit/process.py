@@ -7,6 +7,7 @@ cannot abort ends with 21 and the commands to do it by hand.
 from __future__ import annotations
 
 import asyncio
+import json
 import os
 import signal
 import sys
@@ -16,16 +17,17 @@ from pathlib import Path
 
 from cockpit.backends.forge import GitRepo
 from cockpit.base.clock import Clock, SystemClock
-from cockpit.base.errors import CockpitError
+from cockpit.base.errors import CockpitError, UsageError
 from cockpit.base.files import write_private
 from cockpit.base.ids import new_run_id
 from cockpit.base.redact import Redactor
 from cockpit.base.tasks import alongside
 from cockpit.conductor.calls import ARTIFACTS
 from cockpit.conductor.control import ControlServer
-from cockpit.conductor.ending import Ending, cause_text, write_results
+from cockpit.conductor.ending import Ending, cause_text, exit_before_traffic, write_results
 from cockpit.conductor.people import People, Stop
 from cockpit.conductor.recorder import Recorder
+from cockpit.evidence.pack import TRUSTED_ROOT
 from cockpit.journal.events import RollbackStarted, RollbackUnfinished, RunClosed, RunOpened
 from cockpit.journal.heads import RunKey, write_public_key
 from cockpit.journal.reader import JOURNAL_NAME
@@ -135,6 +137,7 @@ class _Run:
     ) -> Wired:
         backends = backends_of(self._loaded, self._clock, self._redactor)
         stack.push_async_callback(backends.close)
+        self._keep_root()
         wired = wire(
             self._loaded,
             self._run_dir,
@@ -163,13 +166,25 @@ class _Run:
         await stack.enter_async_context(alongside(_beat(self._run_dir, control, self._clock)))
         return wired
 
+    def _keep_root(self) -> None:
+        """Keep the root of trust the run signs under beside its packs."""
+        path = self._run_dir / TRUSTED_ROOT
+        if path.exists():
+            return
+        config = self._loaded.base / self._loaded.plan.targets.signing.trust_config
+        try:
+            root = json.loads(config.read_bytes())["trustedRoot"]
+            write_private(path, json.dumps(root, indent=2).encode())
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise UsageError(
+                f"the trust configuration holds no trusted root: {error}", where=str(config)
+            ) from None
+
     def _ended_by(self, error: CockpitError) -> Ending:
         """A run that could not be begun, or not be ended as it should."""
         rollback = self._recorder.state().rollback
         if rollback is not None:
             return Ending(20 if rollback.status == "verified" else _UNFINISHED, cause_text(error))
-        from cockpit.conductor.ending import exit_before_traffic
-
         return Ending(exit_before_traffic(error), cause_text(error))
 
     async def _by_hand(self, error: Exception) -> Ending:

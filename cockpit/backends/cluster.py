@@ -265,5 +265,5 @@ def _mapped(error: Any, where: str) -> Exception:
         return Conflict(text or "the object changed since it was read", where=where)
     if status == 0 or status >= 500 or status == 429:
         return BackendUnreachable(f"the cluster answered {status}: {text}", where=where)
-    hint = {401: "check the token", 403: "see `cockpit doctor --rbac` for the rights needed"}.get(status, "")
+    hint = {401: "check the token", 403: "see docs/architecture.md for the rights needed"}.get(status, "")
     return BackendRefused(f"the cluster answered {status}: {text}", where=where, hint=hint, status=status)

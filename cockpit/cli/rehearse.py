@@ -34,6 +34,7 @@ def main(arguments: argparse.Namespace) -> int:
         )
     if arguments.pace not in _PACES:
         raise UsageError(f"there is no pace {arguments.pace!r}", hint=f"one of {', '.join(_PACES)}")
+    os.umask(0o077)
     need_terminal(arguments.auto)
     folder = new_run(arguments.out, _VERSION, new_run_id(SystemClock().now()))
     if not arguments.auto or arguments.format == "text":

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 from functools import partial
 
 from cockpit.base.clock import SystemClock
@@ -17,6 +18,7 @@ def main(arguments: argparse.Namespace) -> int:
     from cockpit.plan.load import load_plan
 
     loaded = load_plan(arguments.plan)
+    os.umask(0o077)
     need_terminal(arguments.auto)
     if arguments.resume:
         folder = find_run(arguments.run or arguments.out).absolute()
