@@ -12,7 +12,7 @@ import os
 import signal
 import sys
 from collections.abc import Callable
-from contextlib import AsyncExitStack
+from contextlib import AbstractAsyncContextManager, AsyncExitStack
 from pathlib import Path
 
 from cockpit.backends.forge import GitRepo
@@ -34,7 +34,7 @@ from cockpit.journal.reader import JOURNAL_NAME
 from cockpit.journal.writer import JournalWriter
 from cockpit.plan.load import LoadedPlan, load_plan, parse_plan
 from cockpit.supervisor import EXIT, HEARTBEAT
-from cockpit.telemetry import observed
+from cockpit.telemetry import Telemetry, observed
 from cockpit.wiring import Wired, backends_of, opened, wire
 
 RELEASE_NOTES = "release_notes.md"
@@ -64,10 +64,13 @@ async def conduct(
     key = _key(run_dir, begun)
     writer = JournalWriter.open(run_dir, clock=clock, redactor=redactor)
     recorder = Recorder(writer, run_dir, _run_id(run_dir, clock), key)
+    watched = AsyncExitStack()
     try:
         await recorder.settle_gaps()
         before = recorder.state()
         loaded = load_plan(plan_path) if before.run is None else _journaled(recorder, before.run, plan_path)
+        # From here to the terminal record: both ends of the release are in its trace.
+        await watched.enter_async_context(_observed(loaded, run_dir, clock, redactor, before.seq + 1))
         if before.closed is not None and before.closed.exit != _UNFINISHED:
             # It died between its terminal record and its files: only those are left to write.
             ending = Ending(before.closed.exit, before.closed.cause)
@@ -88,7 +91,22 @@ async def conduct(
         _finish(run_dir, recorder, ending)
         return ending.exit
     finally:
+        await watched.aclose()
         await recorder.close()
+
+
+def _observed(
+    loaded: LoadedPlan, run_dir: Path, clock: Clock, redactor: Redactor, since: int
+) -> AbstractAsyncContextManager[Telemetry]:
+    plan, repository = loaded.plan, loaded.plan.targets.repository
+    return observed(
+        run_dir,
+        clock,
+        redactor,
+        {"release": plan.target_version, "env": plan.environment},
+        commit=lambda: GitRepo(loaded.base / repository.path).resolve(repository.to_ref),
+        since=since,
+    )
 
 
 class _Run:
@@ -147,17 +165,6 @@ class _Run:
             backends,
             unattended=unattended,
             takeover=takeover,
-        )
-        plan, repository = self._loaded.plan, self._loaded.plan.targets.repository
-        await stack.enter_async_context(
-            observed(
-                self._run_dir,
-                self._clock,
-                self._redactor,
-                {"release": plan.target_version, "env": plan.environment},
-                commit=lambda: GitRepo(self._loaded.base / repository.path).resolve(repository.to_ref),
-                since=self._recorder.state().seq + 1,
-            )
         )
         control = ControlServer(self._run_dir, wired.people)
         await control.start()
