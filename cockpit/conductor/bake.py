@@ -162,11 +162,10 @@ class Bake:
                 raise Breach(f"{self._failures} looks in a row failed: {result.reason}", gate="slo")
         now = self._clock.monotonic()
         held = self._held_since.get("provider")
-        if held is not None:
-            if now - held >= self._canary.provider_grace:
-                raise Inconclusive(
-                    f"metrics not to be had for {self._canary.provider_grace:g} s: {result.reason}"
-                )
+        if held is not None and now - held >= self._canary.provider_grace:
+            raise Inconclusive(
+                f"metrics not to be had for {self._canary.provider_grace:g} s: {result.reason}"
+            )
         held = self._held_since.get("traffic")
         if held is not None and now - held >= self._canary.low_traffic_deadline:
             raise Inconclusive(

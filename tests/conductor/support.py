@@ -61,7 +61,7 @@ class FastClock:
         await self._real.sleep(seconds / self._speed)
 
 
-async def until(probe: Callable[[], T], *, deadline: float = DEADLINE) -> T:
+async def until(probe: Callable[[], T | None], *, deadline: float = DEADLINE) -> T:
     """Poll until `probe` gives something true and return it; fails after the deadline."""
     async with asyncio.timeout(deadline):
         while not (found := probe()):  # noqa: ASYNC110 - what is waited for is another process's or thread's

@@ -1,4 +1,4 @@
-"""The abort against a cluster: its order, running it twice, taking it up anywhere, and what it cannot finish."""
+"""The abort against a cluster: its order, running it twice, taking it up anywhere, what it cannot finish."""
 
 from __future__ import annotations
 

@@ -76,7 +76,7 @@ async def test_a_critical_failure_ends_it_at_once(tmp_path: Path) -> None:
 
 
 async def test_low_traffic_holds_and_after_its_deadline_it_is_inconclusive(tmp_path: Path) -> None:
-    made, _, clock, looks = await bake(tmp_path / "a", [look("low_traffic")] * 5)
+    _, _, clock, looks = await bake(tmp_path / "a", [look("low_traffic")] * 5)
     assert clock.monotonic() >= 6.0
     assert [taken.passes for taken in looks][:6] == [0, 0, 0, 0, 0, 1]
     text, count = await doubt(tmp_path / "b", [], after=look("low_traffic"), low_traffic_deadline="8s")
@@ -95,7 +95,7 @@ async def test_a_provider_error_is_tried_again_more_slowly_until_the_grace_perio
 
 async def test_neither_a_breach_nor_a_pass_comes_of_a_provider_error(tmp_path: Path) -> None:
     looks = [look("pass"), look("provider_error")] * 3
-    made, _, _, taken = await bake(tmp_path, looks, required_passes=3)
+    _, _, _, taken = await bake(tmp_path, looks, required_passes=3)
     assert [t.failures for t in taken] == [0] * len(taken)
     assert taken[-1].outcome == "pass"
     assert taken[-1].passes >= 3
@@ -112,7 +112,7 @@ def test_whatever_the_looks_say_a_pass_is_earned(
     looks = [look(outcome, critical=critical and outcome == "fail") for outcome, critical in told]
     folder = tmp_path_factory.mktemp("bake")
     try:
-        made, analyst, clock, taken = asyncio.run(bake(folder, looks, after=look("no_data"), bake="5s"))
+        _, analyst, _, _ = asyncio.run(bake(folder, looks, after=look("no_data"), bake="5s"))
     except Breach as error:
         seen = looks[: int(error.__notes__[0])]
         tail = [one for one in seen if one.outcome in ("pass", "fail")][-2:]

@@ -1,4 +1,4 @@
-"""The release lock and the fence, against a cluster: who holds it, who lost it, whose write comes too late."""
+"""The release lock and the fence, against a cluster: who holds it, who lost it, whose write is late."""
 
 from __future__ import annotations
 
@@ -319,7 +319,8 @@ def test_a_share_is_rounded_up(stable: object, canary: object, share: int) -> No
     ],
 )  # fmt: skip
 async def test_a_route_of_another_shape_is_garbage(tmp_path: Path, rules: Any) -> None:
-    for spec in ({"rules": rules}, None, []):
+    specs: list[Any] = [{"rules": rules}, None, []]
+    for spec in specs:
         await _garbage(tmp_path, HTTPROUTE, {"metadata": {"name": ROUTE}, "spec": spec})
 
 
@@ -378,7 +379,8 @@ POD = {"template": {"spec": {"containers": [{"name": "app", "image": "r/web:1"}]
 @pytest.mark.parametrize(
     "item",
     [
-        {}, {"spec": None}, {"spec": []}, {"spec": {"replicas": "2", **POD}}, {"spec": {"replicas": -1, **POD}},
+        {}, {"spec": None}, {"spec": []}, {"spec": {"replicas": "2", **POD}},
+        {"spec": {"replicas": -1, **POD}},
         {"spec": {"replicas": 2}}, {"spec": {"replicas": 2, "template": None}},
         {"spec": {"replicas": 2, "template": {"spec": {"containers": [None]}}}},
         {"spec": {"replicas": 2, **POD}, "status": []},
