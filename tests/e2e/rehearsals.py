@@ -131,7 +131,14 @@ class Running:
                 os.kill(pid, signal.SIGKILL)
             except ProcessLookupError:
                 pass
+        self.close()
+
+    def close(self) -> None:
+        """Wait for the front end and close its pipes."""
         self.process.wait(10)
+        for pipe in (self.process.stdout, self.process.stderr):
+            if pipe is not None:
+                pipe.close()
 
     def _pids(self) -> list[int]:
         found = [self.process.pid]
