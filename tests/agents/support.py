@@ -15,7 +15,8 @@ from typing import Any, Literal, cast
 from aiohttp import web
 
 from cockpit.agentkit.context import Handles
-from cockpit.agents.roster import find
+from cockpit.agents.records import events_of
+from cockpit.agents.roster import ROSTER, find
 from cockpit.backends.cluster import KubernetesCluster
 from cockpit.backends.forge import GitRepo
 from cockpit.backends.http import BoundedHttpReader
@@ -33,7 +34,7 @@ from cockpit.conductor.effects import EffectsGate
 from cockpit.conductor.recorder import Recorder
 from cockpit.dispatch import LocalDispatch
 from cockpit.evidence.recompute import verdict_problem
-from cockpit.journal.events import GateJudged, RunOpened, ServiceImage
+from cockpit.journal.events import GateJudged, RosterEntry, RunOpened, ServiceImage
 from cockpit.journal.heads import RunKey, write_public_key
 from cockpit.journal.writer import JournalWriter
 from cockpit.plan.load import LoadedPlan
@@ -346,7 +347,17 @@ class World:
             required_gates=list(plan.required_gates),
             window_start="",
             window_end="",
-            roster=[],
+            roster=[
+                RosterEntry(
+                    id=info.id,
+                    name=info.name,
+                    domain=info.domain,
+                    phases=list(info.phases),
+                    built=info.built,
+                    required=info.id in plan.agents,
+                )
+                for info in ROSTER
+            ],
         )
 
     @property
@@ -372,7 +383,15 @@ class World:
             self.recorder, _Holder(), self.clock, plan.window_utc, frozenset({"prod", "stage", "all"})
         )
         dispatch = LocalDispatch(loaded, self.run_dir, self.clock, self.recorder, self.handles, effects)
-        calls = AgentCalls(dispatch, self.recorder, self.clock, deadline=30.0)
+        calls = AgentCalls(
+            dispatch,
+            self.recorder,
+            self.clock,
+            deadline=30.0,
+            consequences=lambda agent, response: events_of(
+                agent, response, self.run_dir, self.recorder.state()
+            ),
+        )
         chosen = phase or cast(Phase, next(one for one in info.phases if one != "canary"))
         return await calls.call(info.id, info.name, chosen, op, params=params, capabilities=info.capabilities)
 
