@@ -1,9 +1,11 @@
 """The artifacts' own signatures in a pack: recorded in the journal, listed in the index, and attestations.
 
-`signatures/index.json` lists what the notary signed: `path`, `sha256`, `bundle`. A row about an older content
-of a file is stale: the file counts as unsigned, as it does without a row. `attestations/*.intoto.jsonl` hold
-one DSSE bundle a line; a subject that is a file of the pack with another content is stale too. That files
-are what the journal recorded is checked elsewhere; here every signature there is must hold.
+`signatures/index.json` lists what the notary signed: `path`, `sha256`, `bundle`, and the place in the log;
+the journal records the same. A row about an older content of a file is stale: the file counts as unsigned, as
+it does without a row; every other signature must be told by both, in the same words.
+`attestations/*.intoto.jsonl` hold one DSSE bundle a line; a subject that is a file of the pack with another
+content is stale too. That files are what the journal recorded is checked elsewhere; here every signature
+there is must hold.
 """
 
 from __future__ import annotations
@@ -16,6 +18,7 @@ from cockpit.base.files import sha256_hex
 from cockpit.evidence.checks import Check, passed
 from cockpit.evidence.signatures import verify_bundle, verify_statement
 from cockpit.evidence.trust import Trust
+from cockpit.journal.events import ArtifactSigned
 from cockpit.journal.state import ArtifactView
 
 INDEX = "signatures/index.json"
@@ -36,22 +39,36 @@ class _Claim:
     path: str
     sha256: str
     bundle: str
+    log_index: int
+    entry_id: str
 
 
 def check_signatures(
-    files: Mapping[str, bytes], recorded: Iterable[ArtifactView], trust: Trust
+    files: Mapping[str, bytes],
+    recorded: Iterable[ArtifactView],
+    trust: Trust,
+    *,
+    events: Iterable[ArtifactSigned],
 ) -> Signatures:
-    """Verify every signature of an artifact and every attestation in a pack; never raises for content."""
+    """Verify every signature of an artifact and every attestation in a pack; never raises for content.
+
+    `recorded` are the artifacts as they stand, `events` all signatures ever recorded: a file that was written
+    again just as it was has lost its signature in the first and not in the second.
+    """
     problems: list[str] = []
     signed: set[str] = set()
-    claims = {
-        _Claim(one.path, one.sha256, one.bundle.removeprefix("artifacts/")) for one in recorded if one.bundle
-    }
+    known = tuple(recorded)
+    told = {_claim(one) for one in known if one.bundle}
+    ever = {_claim(one) for one in events}
+    listed: set[_Claim] = set()
     try:
-        claims |= _index(files)
+        listed = _index(files)
     except (ValueError, LookupError, TypeError, RecursionError):
         problems.append(f"{INDEX} cannot be read")
-    for claim in sorted(claims, key=lambda one: (one.path, one.bundle)):
+    else:
+        problems += _disagreements(told, ever, listed, {one.path: one.sha256 for one in known})
+    claims = told | listed
+    for claim in sorted(claims, key=lambda one: (one.path, one.bundle, one.log_index)):
         data, bundle = files.get(claim.path), files.get(claim.bundle)
         if bundle is None:
             problems.append(f"the signature of {claim.path} is missing")
@@ -74,7 +91,31 @@ def _index(files: Mapping[str, bytes]) -> set[_Claim]:
     rows = json.loads(raw)["signed"]
     if not isinstance(rows, list) or len(rows) > _MOST:
         raise ValueError("not a list of signatures")
-    return {_Claim(str(row["path"]), str(row["sha256"]), str(row["bundle"])) for row in rows}
+    return {
+        _Claim(
+            str(row["path"]),
+            str(row["sha256"]),
+            str(row["bundle"]),
+            int(row["log_index"]),
+            str(row["entry_id"]),
+        )
+        for row in rows
+    }
+
+
+def _claim(one: ArtifactView | ArtifactSigned) -> _Claim:
+    bundle = one.bundle.removeprefix("artifacts/")
+    return _Claim(one.path, one.sha256, bundle, one.log_index, one.entry_id)
+
+
+def _disagreements(
+    told: set[_Claim], ever: set[_Claim], listed: set[_Claim], contents: Mapping[str, str]
+) -> list[str]:
+    """Return which signatures only the journal tells of, or only the index (stale rows set aside)."""
+    current = {one for one in listed if contents.get(one.path) == one.sha256}
+    found = [f"the journal's signature of {one.path} is not in {INDEX}" for one in told - listed]
+    found += [f"the journal does not tell of the signature of {one.path}" for one in current - ever]
+    return sorted(found)
 
 
 def _verify(data: bytes, bundle: bytes, trust: Trust) -> list[Check]:

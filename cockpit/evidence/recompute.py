@@ -1,5 +1,4 @@
-"""Judging everything again from the stored answers, offline: each verdict, each look at the canary, each
-go/no-go.
+"""Judging everything again from the stored answers, offline: each verdict, each look at the canary.
 
 What is recomputed must be what the journal recorded: outcome, verdict, metrics, thresholds, reason. An
 unknown rule, a missing answer or a redacted one is a broken check: what cannot be recomputed is not proven.
@@ -14,20 +13,18 @@ from typing import Any
 
 from cockpit.base.errors import CockpitError, EvidenceError
 from cockpit.base.text import visible
-from cockpit.evidence.checks import Check
-from cockpit.journal.events import AnyEvent, GateJudged, GoNoGoComputed, LookTaken, RequiredGates, RunOpened
-from cockpit.rpc.messages import GateVerdict, GoNoGo
+from cockpit.evidence.checks import Check, said
+from cockpit.evidence.texts import recorded, written
+from cockpit.journal.events import AnyEvent, GateJudged, LookTaken
+from cockpit.rpc.messages import GateVerdict
 from cockpit.rpc.validate import check as check_message
 from cockpit.verdicts import rules
 from cockpit.verdicts.analysis import look_of
-from cockpit.verdicts.gates import ENVIRONMENTS, PHASE_GATES, contradiction
-from cockpit.verdicts.gonogo import consistent
+from cockpit.verdicts.gates import contradiction
 from cockpit.verdicts.questions import RULE_LOOK
 
 Blobs = Callable[[str], bytes]
 """Gives the data of `sha256:<hex>` or raises a CockpitError."""
-
-_MOST_NAMED = 5
 
 
 def recompute(events: Iterable[AnyEvent], blob: Blobs, canary: Mapping[str, Any] | None) -> list[Check]:
@@ -87,7 +84,7 @@ def look_problem(event: LookTaken, blob: Blobs, canary: Mapping[str, Any] | None
     wanted = {
         "outcome": look.outcome,
         "critical": look.critical,
-        "reason": look.reason,
+        "reason": recorded(look.reason),
         "requests": look.requests,
         "metrics": _plain(look.metrics),
         "burn": _plain(look.burn),
@@ -103,33 +100,6 @@ def look_problem(event: LookTaken, blob: Blobs, canary: Mapping[str, Any] | None
     return _difference(found, wanted)
 
 
-def decisions(events: Iterable[AnyEvent], blob: Blobs) -> Check:
-    """Check that every go/no-go follows from the verdicts recorded before it."""
-    problems: list[str] = []
-    count = 0
-    gates: dict[tuple[str, str, str], GateJudged] = {}
-    required: dict[str, str] = {}
-    opened: RunOpened | None = None
-    for event in events:
-        if isinstance(event, RunOpened):
-            opened = event
-        elif isinstance(event, GateJudged):
-            gates[event.phase_gate, event.agent, event.env] = event
-        elif isinstance(event, RequiredGates):
-            required = dict(event.gates)
-            unfounded = _unfounded(required, gates.values(), opened)
-            problems += [f"record {event.seq}: {said}" for said in unfounded]
-        elif isinstance(event, GoNoGoComputed):
-            count += 1
-            try:
-                problem = _decision_problem(event, check_message(GoNoGo, blob(event.blob)), required, opened)
-            except CockpitError as error:
-                problem = str(error)
-            if problem:
-                problems.append(f"record {event.seq}: {problem}")
-    return Check("go/no-go follows from the verdicts", not problems, _said(problems, f"{count} decisions"))
-
-
 def _check(
     name: str, events: list[Any], problem_of: Callable[[Any], str], name_of: Callable[[Any], str]
 ) -> Check:
@@ -143,14 +113,7 @@ def _check(
             problem = f"{type(error).__name__}: {error}"
         if problem:
             problems.append(f"{name_of(event)}: {problem}")
-    return Check(name, not problems, _said(problems, f"{len(events)} judged again, all alike"))
-
-
-def _said(problems: list[str], good: str) -> str:
-    if not problems:
-        return good
-    more = f" (and {len(problems) - _MOST_NAMED} more)" if len(problems) > _MOST_NAMED else ""
-    return visible("; ".join(problems[:_MOST_NAMED]), limit=1000) + more
+    return Check(name, not problems, said(problems, f"{len(events)} judged again, all alike"))
 
 
 def _gate_name(event: GateJudged) -> str:
@@ -191,9 +154,9 @@ def _event_problem(event: GateJudged, verdict: GateVerdict) -> str:
         "env": verdict.env,
         "verdict": verdict.verdict,
         "outcome": details.outcome,
-        "reason": details.reason,
-        "metrics": _plain(verdict.metrics),
-        "thresholds": list(verdict.thresholds),
+        "reason": recorded(details.reason),
+        "metrics": written(_plain(verdict.metrics)),
+        "thresholds": written(list(verdict.thresholds)),
         "images": dict(details.judged.images),
         "plan_sha256": details.judged.plan_sha256,
         "valid_s": details.judged.valid_s,
@@ -202,42 +165,6 @@ def _event_problem(event: GateJudged, verdict: GateVerdict) -> str:
     if difference:
         return f"the record is not the verdict: {difference}"
     return contradiction(event) if event.verdict == "pass" else ""
-
-
-def _unfounded(
-    required: Mapping[str, str], gates: Iterable[GateJudged], opened: RunOpened | None
-) -> list[str]:
-    problems = []
-    given = list(gates)
-    for gate, result in required.items():
-        if result != "pass":
-            continue
-        about = [
-            one
-            for one in given
-            if one.phase_gate in PHASE_GATES.get(gate, ())
-            and one.env in ENVIRONMENTS
-            and opened is not None
-            and one.plan_sha256 == opened.plan_sha256
-        ]
-        if not any(one.verdict == "pass" for one in about):
-            problems.append(f"gate {gate} passes without any verdict")
-        problems += [f"gate {gate} passes over {one.agent}'s fail" for one in about if one.verdict != "pass"]
-    return problems
-
-
-def _decision_problem(
-    event: GoNoGoComputed, document: GoNoGo, required: Mapping[str, str], opened: RunOpened | None
-) -> str:
-    if (event.go, list(event.reasons)) != (document.go, list(document.reasons)):
-        return "the record is not the checklist"
-    if dict(document.gates) != dict(required):
-        return "the checklist names other gate results than those computed before it"
-    if opened is None or document.version != opened.version:
-        return "the checklist is of another release"
-    if set(document.gates) != set(opened.required_gates):
-        return "the checklist is not about the gates the plan requires"
-    return "; ".join(consistent(document))
 
 
 def _object(raw: bytes) -> dict[str, Any]:

@@ -11,7 +11,10 @@
 9. `artifacts`: each is what the journal recorded; each signature of its own holds.              artifact_…
 10. `blobs`: each is what its name says; nothing the journal needs is missing.                   contents
 11. `promotion pack`: the closing pack names the one that was sealed.                            here
-12. `go/no-go`, `verdicts`, `looks`: what was decided follows, judged again.                     recompute
+12. `go/no-go`: each follows from what was recorded before it, computed again.                   decisions
+13. `steps earned`: each promotion step has its bake, its looks and its verdicts, in order.      steps
+14. `effects in their place`, `rollbacks proven`: after go, outside a HALT; traffic taken off.   order
+15. `verdicts`, `looks`: judged again from the stored answers.                                   recompute
 
 A pack that fails 1 or 2 is not read further; every other step is reported whatever came of those before it.
 A rehearsal pack is held against the root inside it, which shows that formats and bindings hold and nothing
@@ -35,12 +38,15 @@ from cockpit.evidence import recompute as recomputing
 from cockpit.evidence.artifact_signatures import check_signatures, first_problem
 from cockpit.evidence.checks import Check, passed
 from cockpit.evidence.contents import Journal, PackBlobs, Redacted, read_journal
+from cockpit.evidence.decisions import decisions
+from cockpit.evidence.order import effects_in_place, rollbacks_proven
 from cockpit.evidence.pack import STATE, TRUSTED_ROOT
 from cockpit.evidence.plan_check import packed_plan
 from cockpit.evidence.sealing import ATTESTATION, PREDICATE_TYPE, bundle_path
 from cockpit.evidence.signatures import MAX_BUNDLE_BYTES, verify_bundle, verify_statement
+from cockpit.evidence.steps import steps_earned
 from cockpit.evidence.trust import Trust, choose_trust
-from cockpit.journal.events import EvidenceSealed, RunOpened
+from cockpit.journal.events import ArtifactSigned, EvidenceSealed, RunOpened
 from cockpit.journal.fold import Fold
 from cockpit.journal.heads import PUBLIC_KEY_NAME, Head, origin_of, parse_and_verify
 from cockpit.journal.state import encode
@@ -137,7 +143,7 @@ class _Verification:
         self._plan: Plan | None = None
 
     def run(self, *, recompute: bool) -> list[Check]:
-        """Return the checks of steps 2 to 12."""
+        """Return the checks of steps 2 to 15."""
         checks = [
             self._step("manifest", self._rows),
             self._step("hashes", self._hashes),
@@ -157,7 +163,10 @@ class _Verification:
             self._step("artifact signatures", lambda: self._artifact_signatures(journal)),
             self._step("blobs", lambda: self._stored(journal)),
             self._step("promotion pack", lambda: self._promotion(journal)),
-            recomputing.decisions(journal.events, self._blobs.get),
+            decisions(journal.events, self._blobs.get, self._plan),
+            steps_earned(journal.events, self._plan, self._blobs.get),
+            effects_in_place(journal.events, self._plan),
+            rollbacks_proven(journal.events),
         ]
         if recompute:
             canary = plain(self._plan.canary) if self._plan else None
@@ -310,7 +319,8 @@ class _Verification:
 
     def _artifact_signatures(self, journal: Journal) -> str:
         recorded = Fold().apply_all(journal.events).snapshot().artifacts
-        found = check_signatures(self._files, recorded, self._needed_trust())
+        signed = [event for event in journal.events if isinstance(event, ArtifactSigned)]
+        found = check_signatures(self._files, recorded, self._needed_trust(), events=signed)
         if found.problems:
             raise EvidenceError("; ".join(found.problems[:5]))
         vouched = found.signed | found.attested

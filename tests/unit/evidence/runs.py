@@ -6,7 +6,7 @@ import base64
 import hashlib
 import json
 import shutil
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import timedelta
 from pathlib import Path
@@ -17,6 +17,8 @@ from msgspec.structs import replace as changed
 from cockpit.backends.signing import SigstoreSigning
 from cockpit.base.clock import VirtualClock
 from cockpit.base.files import sha256_hex, write_private
+from cockpit.base.redact import Redactor
+from cockpit.base.text import visible
 from cockpit.evidence.pack import Kind, PackFacts, PackFile, build_pack
 from cockpit.evidence.plots import plots_of, render
 from cockpit.evidence.sealing import attest_head, seal
@@ -27,16 +29,15 @@ from cockpit.journal.heads import Head, RunKey, origin_of, sign_head, write_head
 from cockpit.journal.reader import read_lines
 from cockpit.journal.upcast import decode
 from cockpit.journal.writer import JournalWriter
-from cockpit.rehearsal.release_plan import PHASES, dump
+from cockpit.rehearsal.release_plan import AGENTS, PHASES, dump
 from cockpit.rehearsal.sigstore import SigstoreServer
 from cockpit.rehearsal.topology import SERVICES
 from cockpit.rpc.messages import GateVerdict, GoNoGo, Judged, Query, VerdictDetails
 from cockpit.rpc.validate import encode
-from cockpit.verdicts.analysis import look_of
-from cockpit.verdicts.questions import look_document, look_params
 from cockpit.verdicts.rules import find
+from tests.unit.evidence.promotion import Promotion
 from tests.unit.plan.test_refuse import data as plan_data
-from tests.unit.verdicts.samples import AT, NOW, canary, good
+from tests.unit.verdicts.samples import NOW, canary
 
 E = TypeVar("E", bound=Event)
 WHO = "release@intelgraph.io"
@@ -51,13 +52,24 @@ def plan_text(change: dict[str, Any]) -> bytes:
 
 
 PLAN = plan_text({"canary": canary().model_dump(mode="json")})
+PLAN_SHA256 = sha256_hex(PLAN)
 IMAGES = dict.fromkeys(SERVICES, DIGEST)
+ROSTER = [
+    ev.RosterEntry(
+        agent, agent, "", ["P3", "canary"] if agent == "A20" else ["P0"], built=True, required=True
+    )
+    for agent in AGENTS
+]
+_ROW = ("path", "sha256", "bundle", "log_index", "entry_id")
 ARTIFACTS = {
     "sbom/web.spdx.json": b'{"spdxVersion":"SPDX-2.3"}',
     "perf/baseline.json": b"{}",
     "perf/headroom.json": b'{"web":0.4}',
     "release_notes.md": b"# v3.0.0\n",
 }
+
+
+Tell = Callable[[list[Event], Promotion], list[Event]]
 
 
 @dataclass
@@ -72,6 +84,13 @@ class Change:
     rule: str = "named_checks"
     drop_artifact: str = ""
     plan: bytes = b""
+    detail: str = ""
+    """What a failed check of the verdict says; without, the check holds."""
+    valid_s: float = 86400.0
+    promoted: bool = False
+    """Goes on to promote through every step."""
+    tell: Tell = lambda events, promotion: list(events)
+    """Tells the run's events otherwise."""
 
 
 @dataclass(frozen=True)
@@ -111,17 +130,14 @@ class Maker:
         change = change or Change()
         key, clock = RunKey.generate(), VirtualClock(NOW)
         blobs, signing = BlobStore(folder / "blobs"), self.signing()
-        writer = JournalWriter.open(folder, clock=clock)
+        writer = JournalWriter.open(folder, clock=clock, redactor=Redactor())
         for name, data in ARTIFACTS.items():
             write_private(folder / "artifacts" / name, data)
-        signed = await signing.sign_bytes(ARTIFACTS["sbom/web.spdx.json"], deadline=30)
-        write_private(folder / "artifacts/signatures/sbom/web.sigstore.json", signed.bundle_json)
         vouched = await self._vouch(folder, signing)
-        for event in [
-            *self._events(blobs, key, change),
-            *vouched,
-            *_signed(signed.log_index, signed.entry_id),
-        ]:
+        promotion = Promotion(blobs, PLAN_SHA256, canary())
+        events: list[Event] = [*self._events(blobs, key, change)]
+        events += promotion.events() if change.promoted else []
+        for event in [*change.tell(events, promotion), *vouched]:
             clock.advance(1)
             await writer.append(event)
         (folder / "artifacts" / change.drop_artifact).unlink() if change.drop_artifact else None
@@ -133,9 +149,7 @@ class Maker:
         write_private(folder / "trusted_root.json", self._server.trusted_root().encode())
         head = sign_head(top, key)
         made = await attest_head(folder, RUN, head, key.public_bytes, signing, deadline=30)
-        events: list[ev.AnyEvent] = (
-            [decode(line) for line in read_lines(folder / "journal.jsonl")] if plots else []
-        )
+        lines = [decode(line) for line in read_lines(folder / "journal.jsonl")] if plots else []
         facts = PackFacts(
             commit_from="1" * 40,
             commit_to="2" * 40,
@@ -143,7 +157,7 @@ class Maker:
             issuer=self._server.issuer,
             entry_id=made.entry_id,
             absent={"dr": "the plan has no disaster-recovery drill"},
-            extra=await render(plots_of(events, limits={"burn": 6.0}), deadline=60),
+            extra=await render(plots_of(lines, limits={"burn": 6.0}), deadline=60),
         )
         pack = build_pack(folder, kind, facts, head=head, path=folder / "evidence.zip")
         await seal(pack.path, signing, deadline=30)
@@ -155,30 +169,39 @@ class Maker:
         await seal(target, self.signing(), deadline=30)
 
     async def _vouch(self, folder: Path, signing: SigstoreSigning) -> list[Event]:
-        """Sign one file as the notary's index lists it, and attest another."""
-        signed, attested = "perf/baseline.json", "release_notes.md"
-        bundle = await signing.sign_bytes(ARTIFACTS[signed], deadline=30)
-        row = {"path": signed, "sha256": sha256_hex(ARTIFACTS[signed]), "bundle": f"signatures/{signed}.sig"}
+        """Sign two files as the notary does, and attest another."""
+        attested = "release_notes.md"
         statement = {
             "_type": "https://in-toto.io/Statement/v1",
             "subject": [{"name": attested, "digest": {"sha256": sha256_hex(ARTIFACTS[attested])}}],
             "predicateType": "https://release-cockpit.dev/attestations/release-artifacts/v1",
             "predicate": {},
         }
-        made = {
-            row["bundle"]: bundle.bundle_json,
-            "signatures/index.json": json.dumps({"signed": [row]}).encode(),
-            "attestations/release.intoto.jsonl": (
-                await signing.sign_statement(statement, deadline=30)
-            ).bundle_json
-            + b"\n",
-        }
+        made: dict[str, bytes] = {}
+        told: list[ev.ArtifactSigned] = []
+        for name in ("perf/baseline.json", "sbom/web.spdx.json"):
+            signed = await signing.sign_bytes(ARTIFACTS[name], deadline=30)
+            made[f"signatures/{name}.sig"] = signed.bundle_json
+            told.append(
+                ev.ArtifactSigned(
+                    path=name,
+                    sha256=sha256_hex(ARTIFACTS[name]),
+                    bundle=f"signatures/{name}.sig",
+                    log_index=signed.log_index,
+                    entry_id=signed.entry_id,
+                )
+            )
+        rows = [{name: getattr(one, name) for name in _ROW} for one in told]
+        made["signatures/index.json"] = json.dumps({"signed": rows}).encode()
+        attestation = await signing.sign_statement(statement, deadline=30)
+        made["attestations/release.intoto.jsonl"] = attestation.bundle_json + b"\n"
         for name, data in made.items():
             write_private(folder / "artifacts" / name, data)
-        return [
+        written = [
             ev.ArtifactWritten(agent="A3", path=name, sha256=sha256_hex(data), kind="evidence")
             for name, data in made.items()
         ]
+        return [*written, *told]
 
     def _events(self, blobs: BlobStore, key: RunKey, change: Change) -> Sequence[Event]:
         verdict = _verdict(blobs, change)
@@ -191,12 +214,12 @@ class Maker:
             env=verdict.env,
             verdict=verdict.verdict,
             outcome=verdict.details.outcome,
-            reason=verdict.details.reason,
+            reason=visible(verdict.details.reason),
             metrics=dict(verdict.metrics),
             thresholds=list(verdict.thresholds),
             images=IMAGES,
             plan_sha256=verdict.details.judged.plan_sha256,
-            valid_s=86400.0,
+            valid_s=verdict.details.judged.valid_s,
             verdict_blob=blob,
         )
         checklist = GoNoGo(
@@ -206,23 +229,24 @@ class Maker:
         return [
             _opened(blobs.put(change.plan or PLAN).digest, key, change),
             _changed(judged, change.verdict),
-            ev.RequiredGates(gates={"policy": "pass", **change.required}),
             ev.EvidenceSealed(
                 kind="promotion", path="promotion.zip", sha256="d" * 64, log_index=1, entry_id="e" * 64
             ),
+            ev.RequiredGates(gates={"policy": "pass", **change.required}),
             ev.GoNoGoComputed(
                 go=checklist.go,
                 reasons=list(checklist.reasons),
-                headroom={},
+                headroom=dict(checklist.headroom),
                 blob=blobs.put(encode(checklist)).digest,
             ),
-            ev.StepStarted(step=1, weight=10),
-            ev.WeightSeen(desired=10, observed=10.2),
-            _changed(_look(blobs), change.look),
             *(
                 ev.ArtifactWritten(agent="A15", path=name, sha256=sha256_hex(data), kind="report")
                 for name, data in ARTIFACTS.items()
             ),
+            ev.StepStarted(step=1, weight=10),
+            ev.StepStage(step=1, stage="preflight"),
+            ev.WeightSeen(desired=10, observed=10.2),
+            _changed(Promotion(blobs, PLAN_SHA256, canary()).look(1, 1), change.look),
         ]
 
 
@@ -235,7 +259,7 @@ def _opened(blob: str, key: RunKey, change: Change) -> ev.RunOpened:
         operator="someone", host="here", run_key=public, steps=[10, 50, 100],
         services=[ev.ServiceImage(name, digest) for name, digest in IMAGES.items()], phases=list(PHASES),
         required_gates=["policy"],
-        window_start=str(NOW), window_end=str(NOW + timedelta(hours=4)), roster=[],
+        window_start=str(NOW), window_end=str(NOW + timedelta(hours=4)), roster=ROSTER,
     )  # fmt: skip
     return _changed(opened, change.opened)
 
@@ -244,21 +268,9 @@ def _changed(event: E, fields: dict[str, Any]) -> E:
     return changed(event, **fields)
 
 
-def _signed(log_index: int, entry_id: str) -> list[Event]:
-    name = "sbom/web.spdx.json"
-    return [
-        ev.ArtifactSigned(
-            path=name,
-            sha256=sha256_hex(ARTIFACTS[name]),
-            bundle="signatures/sbom/web.sigstore.json",
-            log_index=log_index,
-            entry_id=entry_id,
-        )
-    ]
-
-
 def _verdict(blobs: BlobStore, change: Change) -> GateVerdict:
-    answer = json.dumps({"checks": [{"name": "chain", "ok": True, "detail": "whole"}]}).encode()
+    check = {"name": "chain", "ok": not change.detail, "detail": change.detail or "whole"}
+    answer = json.dumps({"checks": [check]}).encode()
     params = {"required": ["chain"]}
     judgement = find("named_checks")({"checks": answer}, params)
     digest = blobs.put(answer).digest
@@ -266,40 +278,19 @@ def _verdict(blobs: BlobStore, change: Change) -> GateVerdict:
     return GateVerdict(
         gate="policy",
         env="prod",
-        verdict="pass",
+        verdict="pass" if judgement.passed else "fail",
         metrics=judgement.metrics,
         thresholds=list(judgement.thresholds),
         details=VerdictDetails(
             phase_gate="audit",
             outcome=judgement.outcome,
             reason=judgement.reason,
-            judged=Judged(images=IMAGES, env="prod", plan_sha256=plan_sha256, valid_s=86400.0),
+            judged=Judged(images=IMAGES, env="prod", plan_sha256=plan_sha256, valid_s=change.valid_s),
             queries=[
                 Query(text="journal", backend="journal", asked_at="2025-09-23T08:00:00Z", answer=digest)
             ],
             rule={"name": change.rule, "params": params, "answers": {"checks": digest}},
         ),
-    )
-
-
-def _look(blobs: BlobStore) -> ev.LookTaken:
-    answers = good()
-    params = look_params(canary(), window_s=8, weight=10, now=AT)
-    look = look_of(answers, params)
-    digests = {name: blobs.put(raw).digest for name, raw in answers.items()}
-    return ev.LookTaken(
-        step=1,
-        look=1,
-        outcome=look.outcome,
-        critical=look.critical,
-        reason=look.reason,
-        requests=look.requests,
-        metrics=look.metrics,
-        burn=look.burn,
-        passes=1,
-        required=4,
-        failures=0,
-        answers=blobs.put(look_document(params, digests, {})).digest,
     )
 
 

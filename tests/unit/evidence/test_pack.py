@@ -32,7 +32,8 @@ def test_a_pack_verifies(made: Made, tmp_path: Path) -> None:
     assert names(report) >= {
         "container", "manifest", "hashes", "signature", "journal", "heads", "head attestation", "state",
         "artifacts", "artifact signatures", "blobs", "promotion pack", "go/no-go follows from the verdicts",
-        "verdicts recomputed", "canary looks recomputed", "trust",
+        "verdicts recomputed", "canary looks recomputed", "trust", "steps earned", "effects in their place",
+        "rollbacks proven",
     }  # fmt: skip
 
 
