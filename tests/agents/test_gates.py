@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from collections.abc import Callable
 from dataclasses import replace
+from datetime import UTC, datetime
 from typing import Any
 
 import pytest
 
+from cockpit.rehearsal.forge.files import contracts_after, contracts_before
+from cockpit.rehearsal.forge.objects import Author, ObjectStore
 from cockpit.rehearsal.registry import attach, predicates
 from cockpit.rehearsal.registry.predicates import Vulnerability
 from cockpit.rehearsal.sigstore import BuildSigning
@@ -188,12 +192,27 @@ async def test_contracts_of_the_repository_pass(world: World) -> None:
     recomputed(world)
 
 
-async def test_contracts_the_other_way_round_break(world: World) -> None:
-    # Going back, the new samples' readers are the old ones, and the producer no longer sends the tenant.
-    target = world.data["targets"]["repository"]
-    target["from_ref"], target["to_ref"] = "v3.0.0", "v2.9.0"
+async def test_a_consumer_that_asks_for_more_breaks_the_contract(world: World) -> None:
+    path = world.folder / "repository"
+    consumer = {
+        "$schema": "https://json-schema.org/draft/2020-12/schema",
+        "type": "object",
+        "required": ["id", "seq", "colour"],
+        "properties": {"id": {"type": "string"}, "seq": {"type": "integer"}, "colour": {"type": "string"}},
+    }
+    changed = {
+        **contracts_before(),
+        **contracts_after(),
+        "contracts/item-created/consumer.schema.json": json.dumps(consumer).encode(),
+    }
+    store = ObjectStore(path)
+    moment = datetime(2025, 9, 22, 12, 0, tzinfo=UTC)
+    author = Author("Anna", "anna@rehearsal.invalid")
+    store.ref("refs/tags/v3.0.1", store.commit(store.tree(changed), [], author, moment, "feat: ask for more"))
+    world.data["targets"]["repository"]["to_ref"] = "v3.0.1"
     verdict = await world.verdict("A23")
-    assert verdict.details.outcome in ("pass", "fail")
+    assert (verdict.verdict, verdict.details.outcome) == ("fail", "fail")
+    assert "colour" in verdict.details.reason
     recomputed(world)
 
 
