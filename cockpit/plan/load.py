@@ -5,22 +5,30 @@ from __future__ import annotations
 import difflib
 import hashlib
 import re
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
 
 from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
-from ruamel.yaml import YAML
 from ruamel.yaml.comments import CommentedMap, CommentedSeq
-from ruamel.yaml.error import MarkedYAMLError, YAMLError
 
 from cockpit.base.errors import PlanError, UsageError
+from cockpit.base.redact import Redactor
 from cockpit.base.text import visible
 from cockpit.plan.model import Plan
 from cockpit.plan.refuse import unfailable
+from cockpit.plan.yaml import NotYaml, read
 
 MAX_PLAN_BYTES = 1 << 20
+_SECRETS = frozenset({"token", "secret", "token_secret"})
+_REFERENCE = "a secret is referenced as env:NAME or file:PATH, never written into the plan"
+_LARGEST = 1e15
+_ENDLESS = re.compile(
+    r"(\d+(\.\d+)?(ms|s|m|h|d) *)*\d{12,}(\.\d+)?(ms|s|m|h|d) *(\d+(\.\d+)?(ms|s|m|h|d) *)*"
+)
+_REDACTOR = Redactor()
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,25 +44,36 @@ class LoadedPlan:
 def load_plan(path: Path) -> LoadedPlan:
     """Read and check a plan. Raises UsageError when it cannot be read, PlanError when it is wrong."""
     try:
-        size = path.stat().st_size
-        if size > MAX_PLAN_BYTES:
-            raise UsageError(f"a plan of {size} bytes; at most {MAX_PLAN_BYTES}", where=str(path))
-        raw = path.read_bytes()
-    except OSError as error:
+        with path.open("rb") as file:
+            raw = file.read(MAX_PLAN_BYTES + 1)
+        base = path.resolve().parent
+    except (OSError, RuntimeError) as error:  # a loop of links is a RuntimeError
+        what = error.strerror if isinstance(error, OSError) else "a loop of links"
         raise UsageError(
-            f"cannot read the plan: {error.strerror}", where=str(path), hint="give the path of a release.yaml"
+            f"cannot read the plan: {what}", where=str(path), hint="give the path of a release.yaml"
         ) from None
-    return parse_plan(raw, str(path), base=path.resolve().parent)
+    if len(raw) > MAX_PLAN_BYTES:
+        raise UsageError(f"a plan of more than {MAX_PLAN_BYTES} bytes", where=str(path))
+    return parse_plan(raw, str(path), base=base)
 
 
 def parse_plan(raw: bytes, name: str, *, base: Path) -> LoadedPlan:
     """Check the text of a plan; `name` stands for the file in error messages."""
     document = _read_yaml(raw, name)
+    early = [f"{name}:{_line(document, loc)}: {_dotted(loc)}: {what}" for loc, what in _unfit(document, ())]
     try:
         plan = Plan.model_validate(_plain(document))
     except ValidationError as error:
-        problems = tuple(_problem(name, document, detail) for detail in error.errors(include_url=False))
-        raise _plan_error(name, problems) from None
+        details = [d for d in error.errors(include_url=False) if not _SECRETS & set(map(str, d["loc"]))]
+        problems = tuple(_problem(name, document, detail) for detail in details)
+        raise _plan_error(name, (*early, *problems)) from None
+    except OverflowError:
+        # Numbers are bounded above; what is left to overflow is the calendar.
+        raise _plan_error(name, (*early, _calendar(name, document))) from None
+    if plan.window_utc.start.year < 1970 or plan.window_utc.end.year > 9000:
+        early.append(_calendar(name, document))
+    if early:
+        raise _plan_error(name, tuple(early))
     refused = tuple(
         f"{name}:{_line(document, _parts(where))}: {where}: {what}; {right}"
         for where, what, right in unfailable(plan)
@@ -79,19 +98,45 @@ def _read_yaml(raw: bytes, name: str) -> CommentedMap:
     try:
         text = raw.decode("utf-8")
     except UnicodeDecodeError as error:
-        raise PlanError("not UTF-8 text", where=name, hint=f"byte {error.start} is not UTF-8") from None
+        line = raw[: error.start].count(b"\n") + 1
+        raise _plan_error(name, (f"{name}:{line}: byte {error.start} is not UTF-8 text",)) from None
     try:
-        document = YAML(typ="rt").load(text)
-    except MarkedYAMLError as error:
-        mark = error.problem_mark
-        line = mark.line + 1 if mark is not None else 1
-        what = visible(str(error.problem or error), limit=300)
-        raise _plan_error(name, (f"{name}:{line}: not YAML: {what}",)) from None
-    except (YAMLError, ValueError, RecursionError) as error:
-        raise _plan_error(name, (f"{name}:1: not YAML: {visible(str(error), limit=300)}",)) from None
-    if not isinstance(document, CommentedMap):
-        raise _plan_error(name, (f"{name}:1: a plan is a mapping of fields; start with `format: 1`",))
-    return document
+        return read(text)
+    except NotYaml as error:
+        raise _plan_error(name, (f"{name}:{error.line}: {error.what}",)) from None
+
+
+def _calendar(name: str, document: CommentedMap) -> str:
+    line = _line(document, ("window_utc",))
+    return f"{name}:{line}: window_utc: a time beyond the calendar; write it like 2025-09-23 08:00"
+
+
+def _unfit(node: object, loc: tuple[int | str, ...]) -> Iterator[tuple[tuple[int | str, ...], str]]:
+    """Yield what no field may hold: secrets written out, and numbers no clock or counter can take."""
+    if isinstance(node, CommentedMap):
+        for key, value in node.items():
+            if key in _SECRETS and value is not None and not _is_reference(value):
+                yield (*loc, key), _REFERENCE
+            else:
+                yield from _unfit(value, (*loc, key))
+    elif isinstance(node, CommentedSeq):
+        for index, value in enumerate(node):
+            yield from _unfit(value, (*loc, index))
+    elif isinstance(node, str):
+        if _REDACTOR.text(node) != node:
+            yield loc, f"this looks like a secret: {_REFERENCE}"
+        elif _ENDLESS.fullmatch(node.strip()):
+            yield loc, "longer than any clock can wait; write it like 30s, 5m or 1h30m"
+    elif isinstance(node, (int, float)) and not abs(node) <= _LARGEST:
+        yield loc, "not a number a plan can hold"
+
+
+def _is_reference(value: object) -> bool:
+    return isinstance(value, str) and re.fullmatch(r"(env|file):\S.*", value) is not None
+
+
+def _dotted(loc: tuple[int | str, ...]) -> str:
+    return ".".join(str(part) for part in loc) or "the plan"
 
 
 def _plain(node: object) -> Any:
@@ -134,8 +179,7 @@ def _parts(where: str) -> tuple[int | str, ...]:
 
 def _problem(name: str, document: CommentedMap, detail: ErrorDetails) -> str:
     loc = tuple(part for part in detail["loc"] if part != "__root__")
-    where = ".".join(str(part) for part in loc) or "the plan"
-    return f"{name}:{_line(document, loc)}: {where}: {_wrong(detail, loc)}"
+    return f"{name}:{_line(document, loc)}: {visible(_dotted(loc), limit=200)}: {_wrong(detail, loc)}"
 
 
 def _wrong(detail: ErrorDetails, loc: tuple[int | str, ...]) -> str:
@@ -148,7 +192,7 @@ def _wrong(detail: ErrorDetails, loc: tuple[int | str, ...]) -> str:
         return (
             f"is not a field of the plan; did you mean `{near[0]}`?" if near else "is not a field; remove it"
         )
-    shown = visible(repr(detail["input"]), limit=80)
+    shown = visible(_REDACTOR.text(repr(detail["input"])), limit=80)
     if kind == "literal_error":
         return f"{shown} is not possible; it must be one of {context.get('expected', '')}"
     if kind == "string_pattern_mismatch":
