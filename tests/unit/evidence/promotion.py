@@ -31,6 +31,7 @@ class Promotion:
         self._blobs = blobs
         self._plan_sha256 = plan_sha256
         self._canary = canary
+        self._kept: dict[bytes, str] = {}
 
     def events(self) -> list[Event]:
         """Return everything from step 1 to the release."""
@@ -77,7 +78,7 @@ class Promotion:
         carried = stable_names(self._canary) if weight == 100 else ()
         params = look_params(self._canary, window_s=window_s, weight=weight, now=AT, carried=carried)
         look = look_of(raw, params)
-        digests = {name: self._blobs.put(data).digest for name, data in raw.items()}
+        digests = {name: self._keep(data) for name, data in raw.items()}
         return ev.LookTaken(
             step=step,
             look=number,
@@ -92,6 +93,11 @@ class Promotion:
             failures=0,
             answers=self._blobs.put(look_document(params, digests, {})).digest,
         )
+
+    def _keep(self, data: bytes) -> str:
+        if data not in self._kept:
+            self._kept[data] = self._blobs.put(data).digest
+        return self._kept[data]
 
     def verdict(self, step: int, *, ok: bool = True) -> ev.GateJudged:
         """Return what the canary-phase agent judged under a step."""

@@ -135,9 +135,9 @@ class Maker:
             write_private(folder / "artifacts" / name, data)
         vouched = await self._vouch(folder, signing)
         promotion = Promotion(blobs, PLAN_SHA256, canary())
-        events: list[Event] = [*self._events(blobs, key, change)]
+        events: list[Event] = [*self._events(blobs, key, change, vouched)]
         events += promotion.events() if change.promoted else []
-        for event in [*change.tell(events, promotion), *vouched]:
+        for event in change.tell(events, promotion):
             clock.advance(1)
             await writer.append(event)
         (folder / "artifacts" / change.drop_artifact).unlink() if change.drop_artifact else None
@@ -203,7 +203,9 @@ class Maker:
         ]
         return [*written, *told]
 
-    def _events(self, blobs: BlobStore, key: RunKey, change: Change) -> Sequence[Event]:
+    def _events(
+        self, blobs: BlobStore, key: RunKey, change: Change, vouched: Sequence[Event]
+    ) -> Sequence[Event]:
         verdict = _verdict(blobs, change)
         blob = blobs.put(encode(verdict)).digest
         judged = ev.GateJudged(
@@ -243,6 +245,7 @@ class Maker:
                 ev.ArtifactWritten(agent="A15", path=name, sha256=sha256_hex(data), kind="report")
                 for name, data in ARTIFACTS.items()
             ),
+            *vouched,
             ev.StepStarted(step=1, weight=10),
             ev.StepStage(step=1, stage="preflight"),
             ev.WeightSeen(desired=10, observed=10.2),

@@ -8,8 +8,10 @@ import pytest
 
 from cockpit.base.files import sha256_hex
 from cockpit.evidence.verify import verify_pack
+from cockpit.journal import events as ev
 from tests.unit.evidence.conftest import Factory
-from tests.unit.evidence.runs import PLAN, Change, plan_text
+from tests.unit.evidence.promotion import but, without
+from tests.unit.evidence.runs import ARTIFACTS, PLAN, Change, plan_text
 
 VERDICTS, LOOKS, DECISIONS, PLANS = (
     "verdicts recomputed",
@@ -72,3 +74,34 @@ def test_without_recomputing_it_says_less(factory: Factory, tmp_path: Path) -> N
 def test_an_artifact_that_is_gone(factory: Factory, tmp_path: Path) -> None:
     report = verify_pack(factory.make(Change(drop_artifact="perf/headroom.json")).pack.path, config=tmp_path)
     assert {check.name for check in report.checks if not check.ok} == {"artifacts"}
+
+
+BASELINE = "perf/baseline.json"
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (Change(tell=lambda e, p: without(e, ev.ArtifactSigned, path=BASELINE)),
+         f"the journal does not tell of the signature of {BASELINE}"),
+        (Change(tell=lambda e, p: but(e, ev.ArtifactSigned, {"log_index": 99}, path=BASELINE)),
+         f"the journal's signature of {BASELINE} is not in signatures/index.json"),
+        (Change(tell=lambda e, p: but(e, ev.ArtifactSigned, {"bundle": "x.sig"}, path=BASELINE)),
+         f"the signature of {BASELINE} is missing"),
+    ],
+)  # fmt: skip
+def test_journal_and_index_tell_of_the_same_signatures(
+    factory: Factory, tmp_path: Path, change: Change, said: str
+) -> None:
+    report = verify_pack(factory.make(change).pack.path, config=tmp_path)
+    failed = {check.name: check.detail for check in report.checks if not check.ok}
+    assert set(failed) == {"artifact signatures"}
+    assert said in failed["artifact signatures"]
+
+
+def test_a_file_written_again_just_as_it_was_is_still_signed(factory: Factory, tmp_path: Path) -> None:
+    again = ev.ArtifactWritten(
+        agent="A15", path=BASELINE, sha256=sha256_hex(ARTIFACTS[BASELINE]), kind="report"
+    )
+    report = verify_pack(factory.make(Change(tell=lambda e, p: [*e, again])).pack.path, config=tmp_path)
+    assert [check for check in report.checks if not check.ok] == []
