@@ -93,7 +93,7 @@ class _Walk:
             raise EvidenceError("there is no plan to compute it again with")
         now = parse_iso(event.at)
         state = self._before or self._fold.snapshot()
-        facts = self._facts(event.step)
+        facts = self._facts(self.plan, event.step)
         outcome = evaluate_required(state, facts, now=now)
         fresh = compute(state, self.plan, facts, now=now, outcome=outcome)
         problems = [
@@ -114,9 +114,8 @@ class _Walk:
             problems.append(f"it says go and comes out as no-go: {'; '.join(fresh.reasons)}")
         return problems
 
-    def _facts(self, step: int) -> GateFacts:
-        assert self.plan is not None
-        plan, opened = self.plan, self._opened
+    def _facts(self, plan: Plan, step: int) -> GateFacts:
+        opened = self._opened
         due = {phase for phase in _DUE if phase in plan.phases} | ({"canary"} if step > 1 else set())
         phases = {entry.id: set(entry.phases) for entry in (opened.roster if opened else [])}
         owing: dict[str, dict[str, None]] = {}
