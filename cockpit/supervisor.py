@@ -38,7 +38,19 @@ _INTERNAL = 70
 class Supervisor:
     """Runs one conductor until the release has ended."""
 
-    def __init__(self, run_dir: Path, command: list[str]) -> None:
+    def __init__(
+        self,
+        run_dir: Path,
+        command: list[str],
+        *,
+        starting: float = _STARTING,
+        silent: float = _SILENT,
+        unheard_halt: float = _UNHEARD_HALT,
+    ) -> None:
+        self._starting = starting
+        self._silent = silent
+        self._unheard_halt = unheard_halt
+        self._halt_since: float | None = None
         self._run_dir = run_dir
         self._command = command
         self._child: subprocess.Popen[bytes] | None = None
@@ -71,7 +83,8 @@ class Supervisor:
             if ended is not None:
                 return ended
             if self._signals > 1:
-                return code if code > 0 else _INTERNAL
+                print("stopped at once: `cockpit run --resume` aborts what is open", file=sys.stderr)
+                return _INTERNAL
             print(f"the conductor ended with {code} before its run was closed", file=sys.stderr, flush=True)
         return _INTERNAL
 
@@ -82,6 +95,7 @@ class Supervisor:
                 (self._run_dir / name).unlink(missing_ok=True)
             except OSError:
                 pass  # a disk that fails must not end what keeps the conductor alive
+        self._halt_since = None
         started = time.monotonic()
         command = [*self._command, "--resume"] if resume else self._command
         self._child = subprocess.Popen(command, stdin=subprocess.DEVNULL, start_new_session=True)  # noqa: S603
@@ -92,7 +106,7 @@ class Supervisor:
                 return self._child.wait(_POLL)
             except subprocess.TimeoutExpired:
                 pass
-            if self._hangs(started) or self._age(HALT_REQUEST) > _UNHEARD_HALT:
+            if self._hangs(started) or self._unheard():
                 print("the conductor does not answer: it is replaced", file=sys.stderr, flush=True)
                 self._child.kill()
 
@@ -101,17 +115,19 @@ class Supervisor:
         try:
             beat = (self._run_dir / HEARTBEAT).stat().st_mtime_ns
         except OSError:
-            return time.monotonic() - started > _STARTING
+            return time.monotonic() - started > self._starting
         if beat != self._beat:
             self._beat, self._beat_at = beat, time.monotonic()
-        return time.monotonic() - self._beat_at > _SILENT
+        return time.monotonic() - self._beat_at > self._silent
 
-    def _age(self, name: str) -> float:
-        """Return a file's age in seconds; -1 when there is none."""
-        try:
-            return max(0.0, time.time() - (self._run_dir / name).stat().st_mtime)
-        except OSError:
-            return -1.0
+    def _unheard(self) -> bool:
+        """Tell whether a HALT has waited too long for the conductor to take it."""
+        if not (self._run_dir / HALT_REQUEST).exists():
+            self._halt_since = None
+            return False
+        if self._halt_since is None:
+            self._halt_since = time.monotonic()
+        return time.monotonic() - self._halt_since > self._unheard_halt
 
     def _exit_code(self) -> int | None:
         try:

@@ -68,7 +68,13 @@ class ControlServer:
         except OSError:
             return
         self._people.halt(text.strip() or "unknown", "command", "")
-        path.unlink(missing_ok=True)
+        self._acknowledge()
+
+    def _acknowledge(self) -> None:
+        try:
+            (self._run_dir / HALT_REQUEST).unlink(missing_ok=True)
+        except OSError:
+            pass  # a disk that fails: the supervisor may replace us, and what resumes aborts
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         if len(self._writers) >= _MOST_CONNECTIONS or not _own_user(writer):
@@ -113,7 +119,7 @@ class ControlServer:
             self._people.halt(
                 command.by, "key" if command.source in ("tui", "follow") else "command", command.reason
             )
-            (self._run_dir / HALT_REQUEST).unlink(missing_ok=True)
+            self._acknowledge()
         if command.kind not in ("hello", "ping"):
             self._people.received(command.id, command.kind, command.by, command.reason, command.source)
         problem = ""

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Literal, TypeVar
 
 import msgspec
 
+T = TypeVar("T")
 Kind = Literal["hello", "halt", "resume", "stay", "rollback", "reason", "note", "answer", "ping"]
 MAX_COMMAND_BYTES = 64 * 1024
 
@@ -46,9 +47,16 @@ def encode(message: Command | Reply) -> bytes:
 
 def decode_command(line: bytes) -> Command:
     """Decode a command; raises msgspec.DecodeError (ValidationError) on anything else."""
-    return msgspec.json.decode(line, type=Command)
+    return _decode(line, Command)
 
 
 def decode_reply(line: bytes) -> Reply:
     """Decode a reply; raises msgspec.DecodeError on anything else."""
-    return msgspec.json.decode(line, type=Reply)
+    return _decode(line, Reply)
+
+
+def _decode(line: bytes, kind: type[T]) -> T:
+    try:
+        return msgspec.json.decode(line, type=kind)
+    except UnicodeDecodeError as error:
+        raise msgspec.DecodeError(f"not UTF-8: {error.reason}") from None
