@@ -111,11 +111,11 @@ class Bake:
     async def look_for_breach(self) -> None:
         """Take one look outside the bake: a breach raises; that nothing can be told has no deadline here."""
         try:
-            await self._look(self._canary.bake)
+            await self._look(self._canary.bake, watch=True)
         except Inconclusive:
             self._held_since.clear()
 
-    async def _look(self, window: float) -> LookResult:
+    async def _look(self, window: float, *, watch: bool = False) -> LookResult:
         result = await self._analyst.look(self._step, window)
         self._looks += 1
         if result.outcome == "provider_error":
@@ -149,6 +149,7 @@ class Bake:
                 required=self._canary.required_passes,
                 failures=self._failures,
                 answers=result.answers,
+                watch=watch,
             )
         )
         self._judge(result)

@@ -324,6 +324,8 @@ class Release:
         for agent in (_COMMS, _NOTARY):
             await self._evidence(agent)
         try:
+            # What could not be recorded in its place belongs into the pack as a gap.
+            await self._p.recorder.settle_gaps()
             await self._p.sealer.seal("closing")
         except Exception as error:  # noqa: BLE001 - the ending stands whatever becomes of the pack
             self._note(f"closing pack: {cause_text(error)}")

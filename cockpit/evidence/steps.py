@@ -176,7 +176,7 @@ class _Walk:
             return ["it was never baked"]
         before, after = self._attempt[: stages[-1]], self._attempt[stages[-1] + 1 :]
         problems = [] if self._shifted(before) else ["no traffic was shifted before its bake"]
-        looks = [event for event in after if isinstance(event, LookTaken) and event.step == step]
+        looks = [e for e in after if isinstance(e, LookTaken) and e.step == step and not e.watch]
         problems += self._passes_problem(_of_the_bake(looks))
         return problems + self._verdict_problems(step, after)
 

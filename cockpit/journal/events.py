@@ -281,7 +281,10 @@ class StableRecorded(Event, frozen=True, tag="canary.stable.v1"):
 
 
 class LookTaken(Event, frozen=True, tag="canary.look.v1"):
-    """One analysis: its outcome, metrics and burn rates; `answers` is the digest of the stored look."""
+    """One analysis: its outcome, metrics and burn rates; `answers` is the digest of the stored look.
+
+    `watch`: taken while something else is waited for; it can end a step and never earns one.
+    """
 
     step: int
     look: int
@@ -295,6 +298,7 @@ class LookTaken(Event, frozen=True, tag="canary.look.v1"):
     required: int
     failures: int
     answers: str
+    watch: bool = False
 
 
 class StepDecided(Event, frozen=True, tag="canary.decided.v1"):

@@ -362,12 +362,16 @@ class Fold:
         self._canary = replace(self._canary, stable_replicas=event.replicas, stable_images=event.images)
 
     def _look_taken(self, event: ev.LookTaken) -> None:
+        if not event.watch:
+            self._canary = replace(
+                self._canary,
+                looks=event.look,
+                passes=event.passes,
+                required=event.required,
+                failures=event.failures,
+            )
         self._canary = replace(
             self._canary,
-            looks=event.look,
-            passes=event.passes,
-            required=event.required,
-            failures=event.failures,
             last=LookView(
                 step=event.step,
                 look=event.look,
