@@ -7,7 +7,7 @@ UV := .bootstrap/bin/uv
 STAMP := $(VENV)/.stamp
 DEV_STAMP := $(VENV)/.stamp-dev
 
-.PHONY: setup dev rehearse test test-fast test-long lint bench lock schemas clean
+.PHONY: setup dev rehearse test test-fast test-long lint bench lock schemas recordings clean
 .DELETE_ON_ERROR:
 
 setup: $(STAMP)
@@ -51,6 +51,9 @@ test-long: dev
 
 bench: dev
 	@for b in benchmarks/bench_*.py; do $(BIN)/python $$b || exit 1; done
+
+recordings: dev
+	@$(BIN)/python -m tests.remake_recordings
 
 schemas: setup
 	@$(BIN)/cockpit schema --write
