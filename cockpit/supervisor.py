@@ -23,6 +23,8 @@ HEARTBEAT = "heartbeat"
 EXIT = "exit"
 HALT_REQUEST = "halt.request"
 
+SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
+"""What asks for an abort. A conductor starts with them blocked and unblocks them once it can take them."""
 _POLL = 0.1
 _STARTING = 60.0
 """Seconds a conductor may take until its first heartbeat."""
@@ -75,8 +77,9 @@ class Supervisor:
             (self._run_dir / PID).write_text(str(os.getpid()), encoding="ascii")
         except OSError as error:
             print(f"the process id is not kept: {error}", file=sys.stderr)
-        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+        for number in SIGNALS:
             signal.signal(number, self._pass_on)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
         for attempt in range(_MOST_RESTARTS + 1):
             code = self._one(resume=attempt > 0)
             ended = self._exit_code()
@@ -98,7 +101,14 @@ class Supervisor:
         self._halt_since = None
         started = time.monotonic()
         command = [*self._command, "--resume"] if resume else self._command
-        self._child = subprocess.Popen(command, stdin=subprocess.DEVNULL, start_new_session=True)  # noqa: S603
+        # Born with signals held back: one that comes before it can take them waits, and does not end it.
+        signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
+        try:
+            self._child = subprocess.Popen(  # noqa: S603
+                command, stdin=subprocess.DEVNULL, start_new_session=True
+            )
+        finally:
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
         if self._signals:
             self._child.send_signal(signal.SIGTERM)  # it came while there was nobody to pass it on to
         while True:

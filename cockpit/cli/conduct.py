@@ -9,6 +9,7 @@ import sys
 from types import FrameType
 
 from cockpit.base.errors import CockpitError
+from cockpit.supervisor import SIGNALS
 
 _early = 0
 
@@ -21,8 +22,9 @@ def _count(number: int, frame: FrameType | None) -> None:
 def main(arguments: argparse.Namespace) -> int:
     """Run the conductor of one run folder."""
     # Before anything heavy is loaded: a signal in the first second must become an abort, not a dead process.
-    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+    for number in SIGNALS:
         signal.signal(number, _count)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
     from cockpit.process import conduct
 
     try:

@@ -31,7 +31,10 @@ class Signals:
             self._supervisor.send_signal(signal.SIGTERM)
 
     def start(self, begin: Callable[[], subprocess.Popen[bytes]]) -> subprocess.Popen[bytes]:
-        """Start the supervisor with signals held back, so that none falls between it and us."""
+        """Start the supervisor with signals held back, so that none falls between it and us.
+
+        It inherits that, and takes signals once it can pass them on.
+        """
         numbers = {signal.SIGINT, signal.SIGTERM, signal.SIGHUP}
         signal.pthread_sigmask(signal.SIG_BLOCK, numbers)
         try:
@@ -59,13 +62,7 @@ def start_supervisor(
             stdout=log,
             stderr=log,
             start_new_session=True,
-            # The mask is inherited: the supervisor must hear signals.
-            preexec_fn=_hear_signals,
         )
-
-
-def _hear_signals() -> None:
-    signal.pthread_sigmask(signal.SIG_SETMASK, set())
 
 
 def front_end(

@@ -1,7 +1,7 @@
 """A stand-in for the conductor: `python conductor.py RUN_DIR ACTS [--resume]`.
 
 `ACTS` has one word for each start, the last one for all that follow: `crash`, `hang` (no heartbeat after the
-first), `deaf` (beats, and ignores everything), `wait` (beats until SIGTERM, then ends with 30), `hard` (ends at
+first), `deaf` (beats, ignores everything), `wait` (beats until SIGTERM, then ends with 30), `hard` (ends at
 the second SIGTERM, its run open), or an exit code.
 """
 
@@ -24,6 +24,7 @@ def main() -> int:
         signal.signal(signal.SIGTERM, lambda *_: None)
     else:
         signal.signal(signal.SIGTERM, lambda *_: asked.append(1))
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGTERM])
     with log.open("a") as file:
         file.write(f"{act} {os.getpid()} {'resume' if '--resume' in sys.argv else 'first'}\n")
     beat = folder / "heartbeat"

@@ -43,7 +43,7 @@ class Run:
 
 @contextlib.asynccontextmanager
 async def supervised(
-    folder: Path, acts: str, *, silent: float = NEVER, unheard: float = NEVER
+    folder: Path, acts: str, *, silent: float = NEVER, unheard: float = NEVER, ours: bool = True
 ) -> AsyncIterator[Run]:
     conductor = [sys.executable, str(HERE / "conductor.py"), str(folder), acts]
     process = await asyncio.create_subprocess_exec(
@@ -54,12 +54,14 @@ async def supervised(
     try:
         yield run
     finally:
-        if process.returncode is None:
+        left = process.returncode is None
+        if left:
             process.kill()
-            await process.communicate()
-        for _, pid, _ in run.starts():
+        for _, pid, _ in run.starts() if ours else ():
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
+        if left:
+            await process.communicate()
 
 
 async def test_the_exit_code_is_the_releases(tmp_path: Path) -> None:
@@ -136,7 +138,7 @@ def _text(path: Path) -> str:
 async def test_only_one_supervises_a_run(tmp_path: Path) -> None:
     async with supervised(tmp_path, "wait") as first:
         await until(lambda: (tmp_path / "heartbeat").exists())
-        async with supervised(tmp_path, "wait") as second:
+        async with supervised(tmp_path, "wait", ours=False) as second:
             code, said = await second.ended()
             assert (code, "another supervisor" in said) == (60, True)
         assert len(first.starts()) == 1
