@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import asyncio
 import math
-import sys
 from dataclasses import replace
 from typing import Any
 
@@ -15,6 +13,7 @@ from cockpit.agents.asking import ask
 from cockpit.agents.common import GateAgent, Measured, judge, reason_of, summary, write_json
 from cockpit.agents.performance import figures, load_paths, load_query, place, prod_refused, steady
 from cockpit.backends.load import LoadProfile
+from cockpit.base.child import in_child
 from cockpit.base.errors import BackendError, BackendGarbage, BackendUnreachable
 from cockpit.rpc.messages import Artifact
 from cockpit.verdicts.questions import window_text
@@ -165,24 +164,9 @@ async def _plot(context: Context, points: list[dict[str, Any]]) -> Artifact:
             one["good_rps"].append(values["good_rps"])
             one["p95_ms"].append(math.nan if values["p95_ms"] is None else values["p95_ms"])
     request = msgspec.json.encode({"version": context.plan.target_version, "series": series})
-    process = await asyncio.create_subprocess_exec(
-        sys.executable,
-        "-I",
-        "-m",
-        "cockpit.agents.curve_plot",
-        stdin=asyncio.subprocess.PIPE,
-        stdout=asyncio.subprocess.PIPE,
-        stderr=asyncio.subprocess.DEVNULL,
+    png = await in_child(
+        "cockpit.agents.curve_plot", request, what="drawing the curve", deadline=_PLOT_DEADLINE
     )
-    try:
-        async with asyncio.timeout(_PLOT_DEADLINE):
-            png, _ = await process.communicate(request)
-    except TimeoutError:
-        raise BackendUnreachable(f"no picture within {_PLOT_DEADLINE:g} s") from None
-    finally:
-        if process.returncode is None:
-            process.kill()
-            await process.wait()
-    if process.returncode != 0 or not png.startswith(b"\x89PNG\r\n"):
-        raise BackendGarbage(f"drawing ended with status {process.returncode}")
+    if not png.startswith(b"\x89PNG\r\n"):
+        raise BackendGarbage("drawing the curve gave no picture")
     return context.artifacts.write("perf/curve.png", png, "dash")

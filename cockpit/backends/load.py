@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import asyncio
 import json
-import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Protocol
 
 from cockpit.backends.http import origin
+from cockpit.base.child import in_child
 from cockpit.base.errors import BackendRefused, BackendUnreachable, UsageError
 from cockpit.verdicts.rules.load_result import LoadResult, read_result
 
@@ -101,33 +101,13 @@ class OpenLoopGenerator:
             }
         ).encode()
         async with self._turn:
-            raw = await _in_child(request, profile.seconds + _GRACE)
+            raw = await in_child(
+                "cockpit.backends.load_child",
+                request,
+                what="the load generator",
+                deadline=profile.seconds + _GRACE,
+            )
         result = read_result(raw)
         if all(one.intended and one.cut + one.dropped == one.intended for one in result.services):
             raise BackendUnreachable("not one of the load's requests was answered", where=self._url)
         return result
-
-
-async def _in_child(request: bytes, deadline: float) -> bytes:
-    process = await asyncio.create_subprocess_exec(
-        sys.executable,
-        "-I",
-        "-m",
-        "cockpit.backends.load_child",
-        stdin=asyncio.subprocess.PIPE,
-        stdout=asyncio.subprocess.PIPE,
-        stderr=asyncio.subprocess.DEVNULL,
-        env={"LANG": "C.UTF-8"},
-    )
-    try:
-        async with asyncio.timeout(deadline):
-            raw, _ = await process.communicate(request)
-    except TimeoutError:
-        raise BackendUnreachable(f"the load generator did not end within {deadline:g} s") from None
-    finally:
-        if process.returncode is None:
-            process.kill()
-            await process.wait()
-    if process.returncode != 0:
-        raise BackendUnreachable(f"the load generator ended with status {process.returncode}")
-    return raw

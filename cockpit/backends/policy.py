@@ -5,18 +5,16 @@ Deny is the default of everything: only a literal `true` for `allow`, with no de
 
 from __future__ import annotations
 
-import asyncio
 import hashlib
 import json
 import math
 import re
-import sys
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, Protocol
 
-from cockpit.base.errors import BackendGarbage, BackendRefused, BackendUnreachable
-from cockpit.base.limits import MAX_ANSWER_BYTES
+from cockpit.base.child import in_child
+from cockpit.base.errors import BackendGarbage, BackendRefused
 from cockpit.base.text import visible
 from cockpit.verdicts.rules.decision import Decision, read_decision
 
@@ -98,31 +96,9 @@ class EmbeddedRego:
         return modules
 
     async def _ask(self, request: bytes) -> bytes:
-        process = await asyncio.create_subprocess_exec(
-            sys.executable,
-            "-I",
-            "-m",
-            "cockpit.backends.policy_child",
-            stdin=asyncio.subprocess.PIPE,
-            stdout=asyncio.subprocess.PIPE,
-            stderr=asyncio.subprocess.DEVNULL,
-            env={"LANG": "C.UTF-8"},
-            cwd="/",
+        return await in_child(
+            "cockpit.backends.policy_child", request, what="the policy engine", deadline=self._deadline
         )
-        try:
-            async with asyncio.timeout(self._deadline):
-                answer, _ = await process.communicate(request)
-        except TimeoutError:
-            raise BackendUnreachable(f"no policy decision within {self._deadline:g} s") from None
-        finally:
-            if process.returncode is None:
-                process.kill()
-                await process.wait()
-        if process.returncode != 0:
-            raise BackendGarbage(f"the policy engine ended with status {process.returncode}")
-        if len(answer) > MAX_ANSWER_BYTES:
-            raise BackendGarbage(f"the policy engine answered more than {MAX_ANSWER_BYTES} bytes")
-        return answer
 
 
 def encode_input(value: Mapping[str, Any]) -> bytes:

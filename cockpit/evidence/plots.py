@@ -7,7 +7,6 @@ image.
 
 from __future__ import annotations
 
-import asyncio
 import base64
 import binascii
 import io
@@ -19,7 +18,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from cockpit.base.errors import EvidenceError
+from cockpit.base.child import in_child
+from cockpit.base.errors import BackendError, EvidenceError
 from cockpit.base.text import visible
 from cockpit.journal.events import AnyEvent
 from cockpit.journal.projection import Point, Projection
@@ -71,27 +71,17 @@ async def render(plots: Mapping[str, Plot], *, deadline: float) -> dict[str, byt
         return {}
     question = json.dumps({name: asdict(plot) for name, plot in plots.items()}).encode()
     environment = {name: os.environ[name] for name in _INHERITED if name in os.environ}
-    child = await asyncio.create_subprocess_exec(
-        sys.executable,
-        "-m",
-        "cockpit.evidence.plots",
-        stdin=asyncio.subprocess.PIPE,
-        stdout=asyncio.subprocess.PIPE,
-        stderr=asyncio.subprocess.PIPE,
-        env={**environment, "MPLBACKEND": "Agg"},
-    )
     try:
-        async with asyncio.timeout(deadline):
-            answer, said = await child.communicate(question)
-    except TimeoutError:
-        raise EvidenceError(f"the plots were not drawn within {deadline:g} s") from None
-    finally:
-        if child.returncode is None:
-            child.kill()
-            await child.wait()
-    if child.returncode != 0 or len(answer) > _MAX_ANSWER:
-        last = said.decode(errors="replace").strip().rpartition("\n")[2]
-        raise EvidenceError(f"the plots could not be drawn: {visible(last, limit=300)}")
+        answer = await in_child(
+            "cockpit.evidence.plots",
+            question,
+            what="drawing the plots",
+            deadline=deadline,
+            environment={**environment, "MPLBACKEND": "Agg"},
+            most=_MAX_ANSWER,
+        )
+    except BackendError as error:
+        raise EvidenceError(f"the plots could not be drawn: {error}") from None
     return _images(answer, plots)
 
 

@@ -30,6 +30,8 @@ def unfailable(plan: Plan) -> list[Problem]:
     problems += _unique("services", [service.name for service in plan.services])
     problems += _unique("phases", plan.phases)
     problems += _unique("agents", plan.agents)
+    if "P6" not in plan.phases:
+        problems.append(("phases", "without P6, the release train, nothing would be released", "add P6"))
     return problems + _unique("required_gates", plan.required_gates)
 
 

@@ -86,3 +86,7 @@ def test_outside_the_canary() -> None:
     targets = data()["targets"]
     targets["load"]["threshold"] = "p95_ms>=0"
     assert problems({"targets": targets}) == ["targets.load.threshold"]
+
+
+def test_a_plan_that_releases_nothing_is_refused() -> None:
+    assert "phases" in problems({"phases": ["P0", "P1"]})
