@@ -25,6 +25,7 @@ MAX_PLAN_BYTES = 1 << 20
 _SECRETS = frozenset({"token", "secret", "token_secret"})
 _REFERENCE = "a secret is referenced as env:NAME or file:PATH, never written into the plan"
 _LARGEST = 1e15
+_MOST_TOLD = 100
 _ENDLESS = re.compile(
     r"(\d+(\.\d+)?(ms|s|m|h|d) *)*\d{12,}(\.\d+)?(ms|s|m|h|d) *(\d+(\.\d+)?(ms|s|m|h|d) *)*"
 )
@@ -65,15 +66,17 @@ def parse_plan(raw: bytes, name: str, *, base: Path) -> LoadedPlan:
         plan = Plan.model_validate(_plain(document))
     except ValidationError as error:
         details = [d for d in error.errors(include_url=False) if not _SECRETS & set(map(str, d["loc"]))]
-        problems = tuple(_problem(name, document, detail) for detail in details)
-        raise _plan_error(name, (*early, *problems)) from None
+        problems = [_problem(name, document, detail) for detail in details[:_MOST_TOLD]]
+        if len(details) > _MOST_TOLD:
+            problems.append(f"{name}:{len(raw.splitlines())}: and {len(details) - _MOST_TOLD} more")
+        raise _plan_error(name, (*early[:_MOST_TOLD], *problems)) from None
     except OverflowError:
         # Numbers are bounded above; what is left to overflow is the calendar.
         raise _plan_error(name, (*early, _calendar(name, document))) from None
     if plan.window_utc.start.year < 1970 or plan.window_utc.end.year > 9000:
         early.append(_calendar(name, document))
     if early:
-        raise _plan_error(name, tuple(early))
+        raise _plan_error(name, tuple(early[:_MOST_TOLD]))
     refused = tuple(
         f"{name}:{_line(document, _parts(where))}: {where}: {what}; {right}"
         for where, what, right in unfailable(plan)
