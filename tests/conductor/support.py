@@ -13,6 +13,7 @@ from typing import Any, TypeVar
 
 from cockpit.backends.cluster import DEPLOYMENT, HTTPROUTE, KubernetesCluster, Object
 from cockpit.base.clock import Clock, SystemClock, VirtualClock
+from cockpit.base.errors import Conflict
 from cockpit.conductor.bake import LookResult, ShareSeen
 from cockpit.conductor.effects import EffectsGate
 from cockpit.conductor.recorder import Recorder
@@ -226,8 +227,12 @@ class World:
 
     async def change(self, kind: Any, name: str, body: Object) -> Object:
         """Change an object as somebody else would."""
-        version = (await self.admin.get(kind, name))["metadata"]["resourceVersion"]
-        return await self.admin.patch(kind, name, body, resource_version=version)
+        while True:
+            version = (await self.admin.get(kind, name))["metadata"]["resourceVersion"]
+            try:
+                return await self.admin.patch(kind, name, body, resource_version=version)
+            except Conflict:
+                continue  # a controller, or a renewal, was quicker
 
 
 def route_manifest(services: Sequence[str]) -> Object:
