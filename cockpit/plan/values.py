@@ -19,6 +19,8 @@ def parse_duration(value: object) -> float:
     if isinstance(value, bool) or not isinstance(value, (int, float, str)):
         raise ValueError("a duration is written like 30s, 5m or 1h30m")
     if isinstance(value, (int, float)):
+        if not 0 <= value < float("inf"):
+            raise ValueError(f"{value!r} is not a duration; write it like 30s, 5m or 1h30m")
         return float(value)
     text = value.strip().replace(" ", "")
     parts = _DURATION.findall(text)
