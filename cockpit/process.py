@@ -28,7 +28,7 @@ from cockpit.conductor.ending import Ending, cause_text, exit_before_traffic, wr
 from cockpit.conductor.people import People, Stop
 from cockpit.conductor.recorder import Recorder
 from cockpit.evidence.pack import TRUSTED_ROOT
-from cockpit.journal.events import RollbackStarted, RollbackUnfinished, RunClosed, RunOpened
+from cockpit.journal.events import Noted, RollbackStarted, RollbackUnfinished, RunClosed, RunOpened
 from cockpit.journal.heads import RunKey, write_public_key
 from cockpit.journal.reader import JOURNAL_NAME
 from cockpit.journal.writer import JournalWriter
@@ -130,32 +130,49 @@ class _Run:
 
     async def release(self, unattended: bool, takeover: str, signalled: Callable[[], int]) -> Ending:
         """Run the release."""
+        ending: Ending | None = None
         try:
             async with AsyncExitStack() as stack:
                 wired = await self._begin(stack, unattended, takeover, signalled)
                 ending = await wired.release.run()
                 await wired.gatekeeper.record_gates()
-                return ending
-        except CockpitError as error:
-            return self._ended_by(error)
+        except Exception as error:  # noqa: BLE001 - how the release ended stands, whatever fails behind it
+            if ending is None:
+                return self._ended_by(error)
+            self._recorder.note(Noted(level="error", text=cause_text(error)))
+        return ending
 
     async def abort(self, unattended: bool) -> Ending:
         """Take up what an earlier conductor left, and abort it."""
+        ending: Ending | None = None
         try:
             async with AsyncExitStack() as stack:
-                wired = await self._begin(stack, unattended, "", lambda: 0)
+                wired = await self._begin(stack, unattended, "", lambda: 0, aborting=True)
                 ending = await wired.release.abort_only("the conductor ended before the release did")
                 await wired.gatekeeper.record_gates()
-                return ending
         except Exception as error:  # noqa: BLE001 - whatever it was, production may be in mid-canary
-            return await self._by_hand(error)
+            if ending is None:
+                return await self._by_hand(error)
+            self._recorder.note(Noted(level="error", text=cause_text(error)))
+        return ending
 
     async def _begin(
-        self, stack: AsyncExitStack, unattended: bool, takeover: str, signalled: Callable[[], int]
+        self,
+        stack: AsyncExitStack,
+        unattended: bool,
+        takeover: str,
+        signalled: Callable[[], int],
+        *,
+        aborting: bool = False,
     ) -> Wired:
-        backends = backends_of(self._loaded, self._clock, self._redactor)
+        backends = backends_of(self._loaded, self._clock, self._redactor, aborting=aborting)
         stack.push_async_callback(backends.close)
-        self._keep_root()
+        try:
+            self._keep_root()
+        except (UsageError, OSError) as error:
+            if not aborting:
+                raise
+            self._recorder.note(Noted(level="error", text=cause_text(error)))
         wired = wire(
             self._loaded,
             self._run_dir,
@@ -167,9 +184,14 @@ class _Run:
             takeover=takeover,
         )
         control = ControlServer(self._run_dir, wired.people)
-        await control.start()
-        stack.push_async_callback(control.stop)
-        stack.enter_context(_Signals(wired.people, signalled()))
+        try:
+            await control.start()
+            stack.push_async_callback(control.stop)
+        except UsageError as error:
+            if not aborting:
+                raise
+            self._recorder.note(Noted(level="error", text=cause_text(error)))
+        stack.enter_context(_Signals(wired.people, signalled))
         await stack.enter_async_context(alongside(_beat(self._run_dir, control, self._clock)))
         return wired
 
@@ -187,7 +209,7 @@ class _Run:
                 f"the trust configuration holds no trusted root: {error}", where=str(config)
             ) from None
 
-    def _ended_by(self, error: CockpitError) -> Ending:
+    def _ended_by(self, error: Exception) -> Ending:
         """A run that could not be begun, or not be ended as it should."""
         rollback = self._recorder.state().rollback
         if rollback is not None:
@@ -196,9 +218,10 @@ class _Run:
 
     async def _by_hand(self, error: Exception) -> Ending:
         """Say that the abort could not even be begun, and how a person does it."""
-        canary, cause = self._recorder.state().canary, cause_text(error)
-        if canary.released or not canary.stable_replicas:
-            return Ending(0 if canary.released else 30, cause)
+        state, cause = self._recorder.state(), cause_text(error)
+        released = state.canary.released and state.rollback is None
+        if released or not state.canary.stable_replicas:
+            return Ending(0 if released else 30, cause)
         kubernetes = self._loaded.plan.targets.kubernetes
         base = f"kubectl --server {kubernetes.url} -n {kubernetes.namespace}"
         fallback = [
@@ -216,7 +239,7 @@ class _Run:
 class _Signals:
     """SIGTERM, SIGINT and SIGHUP abort within a grace period; a second one stops at once."""
 
-    def __init__(self, people: People, already: int) -> None:
+    def __init__(self, people: People, already: Callable[[], int]) -> None:
         self._people = people
         self._already = already
         self._count = 0
@@ -225,7 +248,7 @@ class _Signals:
         loop = asyncio.get_running_loop()
         for number in _SIGNALS:
             loop.add_signal_handler(number, self._signalled, number)
-        if self._already:
+        if self._already():
             self._signalled(signal.SIGTERM)
 
     def __exit__(self, *_: object) -> None:

@@ -32,7 +32,9 @@ _SILENT = 15.0
 """Seconds without a heartbeat after which a conductor counts as hanging."""
 _UNHEARD_HALT = 2.0
 """Seconds a HALT may go unacknowledged."""
-_MOST_RESTARTS = 3
+_MOST_RESTARTS = 6
+_PAUSE = 1.0
+_LONGEST_PAUSE = 15.0
 _LOCK_ATTEMPTS = 20
 _INTERNAL = 70
 
@@ -48,7 +50,9 @@ class Supervisor:
         starting: float = _STARTING,
         silent: float = _SILENT,
         unheard_halt: float = _UNHEARD_HALT,
+        pause: float = _PAUSE,
     ) -> None:
+        self._pause = pause
         self._starting = starting
         self._silent = silent
         self._unheard_halt = unheard_halt
@@ -89,6 +93,8 @@ class Supervisor:
                 print("stopped at once: `cockpit run --resume` aborts what is open", file=sys.stderr)
                 return _INTERNAL
             print(f"the conductor ended with {code} before its run was closed", file=sys.stderr, flush=True)
+            # What made it end may need a moment to pass, and nobody else will take the run up.
+            time.sleep(min(self._pause * 2**attempt, _LONGEST_PAUSE))
         return _INTERNAL
 
     def _one(self, *, resume: bool) -> int:

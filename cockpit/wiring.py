@@ -62,8 +62,10 @@ class Backends:
 
     async def connect(self) -> None:
         """Connect what must be connected beforehand; raises BackendError."""
-        await self.cluster.connect()
-        await self.abort_cluster.connect()
+        try:
+            await self.cluster.connect()
+        finally:
+            await self.abort_cluster.connect()  # whatever became of the other: this one aborts
 
     async def close(self) -> None:
         """Close every connection."""
@@ -186,7 +188,11 @@ def reduced(plan: Plan) -> list[str]:
     )
 
 
-def backends_of(loaded: LoadedPlan, clock: Clock, redactor: Redactor) -> Backends:
+def backends_of(loaded: LoadedPlan, clock: Clock, redactor: Redactor, *, aborting: bool) -> Backends:
+    """Return the back ends of a plan, not yet connected; raises UsageError for a secret that is not there.
+
+    `aborting`: only what an abort cannot do without must be there, which is the cluster's token.
+    """
     plan, base = loaded.plan, loaded.base
     targets = plan.targets
 
@@ -194,6 +200,8 @@ def backends_of(loaded: LoadedPlan, clock: Clock, redactor: Redactor) -> Backend
         try:
             value = reference.read(base)
         except LookupError as error:
+            if aborting and reference is not targets.kubernetes.token:
+                return ""
             raise UsageError(str(error), where=reference.ref, hint="the plan refers to this secret") from None
         redactor.add(value)
         return value
@@ -209,9 +217,11 @@ def backends_of(loaded: LoadedPlan, clock: Clock, redactor: Redactor) -> Backend
     try:
         trust = trust_config.read_text(encoding="utf-8")
     except OSError as error:
-        raise UsageError(
-            f"the trust configuration cannot be read: {error.strerror}", where=str(trust_config)
-        ) from None
+        if not aborting:
+            raise UsageError(
+                f"the trust configuration cannot be read: {error.strerror}", where=str(trust_config)
+            ) from None
+        trust = ""  # signing will fail and say so; the abort does not wait for it
     secret(targets.signing.token_secret)
     signing = SigstoreSigning(
         trust,

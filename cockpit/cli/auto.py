@@ -71,13 +71,18 @@ def _code(run_dir: Path, supervisor: subprocess.Popen[bytes]) -> int:
         return int((run_dir / EXIT).read_text(encoding="ascii"))
     except (OSError, ValueError):
         pass
-    print(f"cockpit: the conductor ended before its run was closed; see {run_dir / LOG}", file=sys.stderr)
+    if supervisor.returncode == 60:
+        print("cockpit: another supervisor runs this release", file=sys.stderr)
+        return 60
+    print(f"cockpit: the conductor left no exit code; see {run_dir / LOG}", file=sys.stderr)
     try:
         state = state_of(run_dir)
     except JournalError as error:
         print(f"cockpit: the journal cannot be read: {error}", file=sys.stderr)
         return _INTERNAL
-    if not state.canary.moved or state.canary.released:
+    if state.closed is not None:
+        return state.closed.exit
+    if not state.canary.moved or (state.canary.released and state.rollback is None):
         return supervisor.returncode if supervisor.returncode in _KNOWN else _INTERNAL
     print(
         "cockpit: PRODUCTION MAY BE IN MID-CANARY. Take the run up again, which aborts it:\n"

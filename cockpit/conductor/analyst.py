@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from cockpit.backends.metrics import MetricsBackend
 from cockpit.base.clock import Clock, iso
-from cockpit.base.errors import BackendError, BackendGarbage, BackendRefused
+from cockpit.base.errors import BackendError, BackendGarbage, BackendRefused, JournalError
 from cockpit.conductor.bake import LookResult, ShareSeen
 from cockpit.conductor.recorder import Recorder
 from cockpit.plan.model import Canary
@@ -70,8 +70,6 @@ class PrometheusAnalyst:
             carried=tuple(carried),
         )
         look = look_of({name: answer.raw for name, answer in everything.items()}, params)
-        kept = await self._recorder.keep_all([answer.raw for answer in everything.values()])
-        digests = dict(zip(everything, kept, strict=True))
         asked = {
             name: {
                 "text": answer.query,
@@ -82,6 +80,14 @@ class PrometheusAnalyst:
             }
             for name, answer in everything.items()
         }
+        stored = ""
+        try:
+            kept = await self._recorder.keep_all([answer.raw for answer in everything.values()])
+            document = look_document(params, dict(zip(everything, kept, strict=True)), asked)
+            [stored] = await self._recorder.keep_all([document])
+        except JournalError:
+            if look.outcome != "fail":
+                raise  # a pass that cannot be shown is none; a breach must be acted on all the same
         return LookResult(
             outcome=look.outcome,
             critical=look.critical,
@@ -89,7 +95,7 @@ class PrometheusAnalyst:
             requests=look.requests,
             metrics=look.metrics,
             burn=look.burn,
-            answers=self._recorder.keep(look_document(params, digests, asked)),
+            answers=stored,
         )
 
     async def share(self, window_s: float) -> ShareSeen:

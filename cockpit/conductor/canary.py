@@ -7,6 +7,7 @@ promotion early is raised: `Breach` for a failed look, `Inconclusive` for one th
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from functools import partial
@@ -104,7 +105,6 @@ class Promotion:
             await self._w.recorder.record(StepStarted(step=number, weight=weight))
             await self._persist(number, partial(self._step, number, weight))
         await self._persist(len(self._canary.steps), self._replace_stable)
-        await self._w.recorder.record(Released(version=self._w.plan.target_version))
 
     async def _persist(self, step: int, stage: Callable[[], Awaitable[None]]) -> None:
         """Do a stage; a HALT holds it until resumed, an inconclusive one is put to a person."""
@@ -146,14 +146,19 @@ class Promotion:
 
     async def _guard(self, step: int) -> None:
         """Look for a breach for as long as the canary has traffic, whatever else is waited for."""
-        bake = Bake(self._w.analyst, self._canary, self._w.clock, self._w.recorder, step)
+        bakes: dict[int, Bake] = {}
+        weight = self._weight(step) if self._w.effects.prod_shifted else 0
         while True:
             try:
                 weight = await self._w.targets.weight()
             except BackendError:
-                weight = 0  # it cannot be told now; look again
+                pass  # it cannot be told now: what was last known holds, and the canary is looked at
             if weight > 0:
-                await bake.look_for_breach()
+                # Judged as the step whose traffic it has, which need not be the one that waits.
+                at = max(1, bisect_right(self._canary.steps, weight))
+                if at not in bakes:
+                    bakes[at] = Bake(self._w.analyst, self._canary, self._w.clock, self._w.recorder, at)
+                await bakes[at].look_for_breach()
             await self._w.clock.sleep(self._canary.interval)
 
     def _weight(self, step: int) -> int:
@@ -264,11 +269,16 @@ class Promotion:
             await self._rolled_out(self._w.targets.stable, "stable")
         await self._stage(last, "promote", "stable carries the traffic again")
         await self._forward("shift", "canary weight 0, stable is new", partial(self._w.targets.shift, 0))
-        await self._drained()
+        if await self._read(self._w.targets.weight) != 0:
+            raise Inconclusive("the route still gives the canary traffic")
+        # From here on it is out: canary and stable are the same version, and stable carries everything.
         self._carried = True
+        self._w.recorder.note(WeightSeen(desired=0, source="httproute"))
+        await self._w.recorder.record_abort(Released(version=self._w.plan.target_version))
         await self._stage(last, "promote", "the canary is scaled down")
         # Nothing reaches it any more: taking it down is no promotion, and no trouble with it a rollback.
         try:
+            await self._drained()
             for service in self._w.plan.services:
                 name = service.canary_deployment
                 act = partial(self._w.targets.scale, name, 0)

@@ -113,6 +113,8 @@ class EffectsGate:
                 )
             )
         except JournalError as error:
+            # One that only came too late may still be written: it must not look as if something went out.
+            self._recorder.note(EffectFailed(effect=effect, reason=error.what, sent=False))
             raise EffectRefused(
                 f"{verb} {target}: its intent cannot be recorded: {error.what}", reason="journal"
             ) from None

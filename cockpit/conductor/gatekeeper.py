@@ -57,7 +57,7 @@ class ReleaseGatekeeper:
     async def preflight(self, step: int) -> list[str]:
         """Recompute go/no-go; return the reasons for a no-go, empty for a go."""
         document = self.checklist(step)
-        blob = self._recorder.keep(encode(document))
+        [blob] = await self._recorder.keep_all([encode(document)])
         facts = facts_for(self._plan, self._sha, self._roster, step=step)
         outcome = evaluate_required(self._recorder.state(), facts, now=self._clock.now())
         await self._recorder.record(RequiredGates(gates=dict(outcome.gates), reasons=dict(outcome.reasons)))

@@ -9,7 +9,7 @@ from typing import Protocol
 
 from cockpit.base.clock import Clock
 from cockpit.base.errors import (
-    BackendUnreachable,
+    BackendError,
     CockpitError,
     EffectRefused,
     JournalError,
@@ -124,6 +124,8 @@ class Release:
             # It is out and healthy; what fails behind it is trouble to look at, never a reason to redeploy.
             self._note(f"after the release: {cause_text(error)}")
             error = None
+        if error is None and not self._promotion.carried:
+            error = PhaseFailed([Failure("gate", "nothing was promoted")])
         if error is None:
             self._p.people.over()
             return await self._end(Ending(0, f"{self._p.plan.target_version} carries all traffic"))
@@ -138,7 +140,7 @@ class Release:
         state = self._p.recorder.state()
         canary = state.canary
         await self._p.recorder.record_abort(RunResumed(reason=reason, into="abort"))
-        if canary.released:
+        if canary.released and state.rollback is None:
             return await self._end(Ending(0, "released before the conductor ended"))
         stable = Stable(dict(canary.stable_replicas), dict(canary.stable_images))
         if not stable.replicas:
@@ -167,9 +169,14 @@ class Release:
         while True:
             try:
                 await self._p.connect()
+                if await self._p.targets.highest_fence() > fence:
+                    raise LockHeld(
+                        "another release has changed these objects since",
+                        hint="it is for its holder to abort; see `cockpit status`",
+                    )
                 await self._p.lease.acquire(floor=fence)
                 return
-            except (BackendUnreachable, JournalError) as error:
+            except (BackendError, JournalError) as error:
                 if self._p.clock.monotonic() >= give_up:
                     self._note(f"the release lock could not be taken: {error}")
                     return

@@ -311,7 +311,7 @@ class StepDecided(Event, frozen=True, tag="canary.decided.v1"):
 
 
 class Released(Event, frozen=True, tag="canary.released.v1"):
-    """Stable runs the new digests and carries all traffic; the canary is scaled down."""
+    """Stable runs the new digests and carries all traffic; what is left is taking the canary down."""
 
     version: str
 

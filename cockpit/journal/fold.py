@@ -470,7 +470,9 @@ class Fold:
             self._rollback = replace(self._rollback, status="unfinished", fallback=event.fallback)
 
     def _lease_changed(self, event: ev.LeaseChanged) -> None:
-        self._lease, self._fence = event.state, event.fence
+        self._lease = event.state
+        if event.state == "acquired":  # of a refusal it is the other holder's number
+            self._fence = event.fence
 
     def _message_posted(self, event: ev.MessagePosted) -> None:
         if event.ok:

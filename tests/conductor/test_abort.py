@@ -185,6 +185,11 @@ class CountedGate:
         """Whether a HALT is in force."""
         return self._gate.halted
 
+    @property
+    def prod_shifted(self) -> bool:
+        """Whether prod traffic was ever shifted."""
+        return self._gate.prod_shifted
+
     async def forward(self, verb: str, target: str, act: Callable[[], Awaitable[T]], **named: Any) -> T:
         """Do it unless it is time to end."""
         return await self._count(self._gate.forward, verb, target, act, named)

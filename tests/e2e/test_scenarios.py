@@ -97,8 +97,10 @@ def test_green_judges_enough_requests_at_every_step(rehearsed: Get) -> None:
 
 def test_green_ends_with_the_new_version_everywhere(rehearsed: Get) -> None:
     run = rehearsed("green")
-    released = run.of(ev.Released)[0].at
-    after = [r for r in run.requests if r["env"] == "prod" and r["at"] > released]
+    assert run.of(ev.Released)
+    # What was on its way to the canary when stable took over is served by it still.
+    drained = next(e.at for e in run.of(ev.EffectIntended) if e.lane == "abort" and e.verb == "scale")
+    after = [r for r in run.requests if r["env"] == "prod" and r["at"] > drained]
     assert after
     assert {r["track"] for r in after} == {"stable"}
     assert len({r["version"] for r in after}) == 1

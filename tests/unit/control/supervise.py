@@ -10,6 +10,11 @@ from cockpit.supervisor import Supervisor
 if __name__ == "__main__":
     folder, silent, unheard, *command = sys.argv[1:]
     supervisor = Supervisor(
-        Path(folder), command, starting=30.0, silent=float(silent), unheard_halt=float(unheard)
+        Path(folder),
+        command,
+        starting=30.0,
+        silent=float(silent),
+        unheard_halt=float(unheard),
+        pause=0.05,
     )
     sys.exit(supervisor.run())
