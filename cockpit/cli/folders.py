@@ -5,13 +5,19 @@ from __future__ import annotations
 from pathlib import Path
 
 from cockpit.base.errors import UsageError
+from cockpit.base.files import write_private
 
 DEFAULT_ROOT = Path("artifacts/release")
 JOURNAL = "journal.jsonl"
+RUN_ID = "run.id"
 
 
 def new_run(out: Path | None, version: str, run_id: str) -> Path:
-    """Make the folder of a new run and return it; raises UsageError when it holds one, or cannot be made."""
+    """Make the folder of a new run, called by its id, and return it.
+
+    Raises UsageError when it holds a run already, or cannot be made. The id is left in `run.id`, where the
+    conductor finds it.
+    """
     folder = (out or DEFAULT_ROOT / version / run_id).absolute()
     if (folder / JOURNAL).exists():
         raise UsageError(
@@ -19,9 +25,7 @@ def new_run(out: Path | None, version: str, run_id: str) -> Path:
         )
     try:
         folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-        probe = folder / ".probe"
-        probe.touch(mode=0o600)
-        probe.unlink()
+        write_private(folder / RUN_ID, run_id.encode())
     except OSError as error:
         raise UsageError(f"cannot write there: {error.strerror}", where=str(folder)) from None
     return folder

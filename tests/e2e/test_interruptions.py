@@ -127,6 +127,7 @@ def test_a_frozen_conductor_that_does_not_take_a_halt_is_replaced(start: Start) 
 def test_a_second_run_in_the_same_folder_is_refused(start: Start) -> None:
     running = start("unsigned-image")
     run = running.end()
+    assert run.summary["run_id"] == (run.folder / "run.id").read_text(encoding="ascii")
     again = cockpit("rehearse", "--auto", "--out", str(run.folder))
     assert again.returncode == 64
     assert "already" in again.stderr
