@@ -44,9 +44,7 @@ class CommsBard(Agent):
         if macro is None:
             return Outcome("ok", "APPLY posts nothing; EVIDENCE writes the release notes", "run VERIFY")
         if macro not in MACROS:
-            return Outcome(
-                "fail", f"there is no message {visible(str(macro), limit=80)!r}", "ask for another"
-            )
+            return _unknown(macro)
         return Outcome("ok", f"APPLY will post to {names}: {text_of(context, macro)}", "run APPLY")
 
     async def apply(self, context: Context) -> Outcome:
@@ -55,9 +53,7 @@ class CommsBard(Agent):
         if macro is None:
             return Outcome("ok", "no message was asked for", "run VERIFY")
         if macro not in MACROS:
-            return Outcome(
-                "fail", f"there is no message {visible(str(macro), limit=80)!r}", "ask for another"
-            )
+            return _unknown(macro)
         if context.effects is None:
             raise EffectRefused("messages are only posted by APPLY", reason="capability")
         log = read_log(context)

@@ -22,6 +22,7 @@ from cockpit.base.files import write_private
 from cockpit.base.ids import new_run_id
 from cockpit.base.redact import Redactor
 from cockpit.base.tasks import alongside
+from cockpit.conductor.abort import Stable, fallback
 from cockpit.conductor.calls import ARTIFACTS
 from cockpit.conductor.control import ControlServer
 from cockpit.conductor.ending import Ending, cause_text, exit_before_traffic, write_results
@@ -222,17 +223,10 @@ class _Run:
         released = state.canary.released and state.rollback is None
         if released or not state.canary.stable_replicas:
             return Ending(0 if released else 30, cause)
-        kubernetes = self._loaded.plan.targets.kubernetes
-        base = f"kubectl --server {kubernetes.url} -n {kubernetes.namespace}"
-        fallback = [
-            f"{base} get httproute {kubernetes.route} -o yaml  # set each canary backendRef's weight to 0",
-            *(
-                f"{base} scale deployment/{service.canary_deployment} --replicas 0"
-                for service in self._loaded.plan.services
-            ),
-        ]
+        stable = Stable(dict(state.canary.stable_replicas), dict(state.canary.stable_images))
+        commands = fallback(self._loaded.plan, stable)
         await self._recorder.record_abort(RollbackStarted(reason="crash", cause=cause, by="supervisor"))
-        await self._recorder.record_abort(RollbackUnfinished(reason=cause, fallback=fallback))
+        await self._recorder.record_abort(RollbackUnfinished(reason=cause, fallback=commands))
         return Ending(_UNFINISHED, cause)
 
 

@@ -56,6 +56,24 @@ class NotVerified(Exception):
     """A step of the abort did not come to the state it must within its time."""
 
 
+def fallback(plan: Plan, stable: Stable) -> list[str]:
+    """Return the kubectl commands that do the same by hand."""
+    kubernetes = plan.targets.kubernetes
+    base = f"kubectl --server {kubernetes.url} -n {kubernetes.namespace}"
+    commands = [
+        f"{base} get httproute {kubernetes.route} -o yaml  # set each canary backendRef's weight to 0"
+    ]
+    for service in plan.services:
+        image = stable.images.get(service.stable_deployment)
+        if image:
+            commands.append(
+                f"{base} set image deployment/{service.stable_deployment} {service.container}={image}"
+            )
+        commands.append(f"{base} scale deployment/{service.canary_deployment} --replicas 0")
+    commands.append(f"{base} get pods  # no canary pod may be left")
+    return commands
+
+
 class Abort:
     """Rolls the canary back and verifies it."""
 
@@ -95,36 +113,19 @@ class Abort:
             await self._verify(stable, proof)
         except (NotVerified, BackendError, EffectRefused) as error:
             await self._recorder.record_abort(
-                RollbackUnfinished(reason=visible(str(error)), fallback=self.fallback(stable))
+                RollbackUnfinished(reason=visible(str(error)), fallback=fallback(self._plan, stable))
             )
             return False
         except Exception as error:  # noqa: BLE001 - whatever it was, a person must learn that it is not done
             await self._recorder.record_abort(
                 RollbackUnfinished(
                     reason=f"internal error: {type(error).__name__}: {visible(str(error))}",
-                    fallback=self.fallback(stable),
+                    fallback=fallback(self._plan, stable),
                 )
             )
             return False
         await self._recorder.record_abort(RollbackVerified(proof=proof))
         return True
-
-    def fallback(self, stable: Stable) -> list[str]:
-        """Return the kubectl commands that do the same by hand."""
-        kubernetes = self._plan.targets.kubernetes
-        base = f"kubectl --server {kubernetes.url} -n {kubernetes.namespace}"
-        commands = [
-            f"{base} get httproute {kubernetes.route} -o yaml  # set each canary backendRef's weight to 0"
-        ]
-        for service in self._plan.services:
-            image = stable.images.get(service.stable_deployment)
-            if image:
-                commands.append(
-                    f"{base} set image deployment/{service.stable_deployment} {service.container}={image}"
-                )
-            commands.append(f"{base} scale deployment/{service.canary_deployment} --replicas 0")
-        commands.append(f"{base} get pods  # no canary pod may be left")
-        return commands
 
     # -- the steps ------------------------------------------------------------------------------------
 

@@ -17,7 +17,7 @@ from cockpit.base.errors import (
 )
 from cockpit.base.tasks import alongside
 from cockpit.base.text import visible
-from cockpit.conductor.abort import Abort, Stable
+from cockpit.conductor.abort import Abort, Stable, fallback
 from cockpit.conductor.bake import Analyst, Breach, Inconclusive
 from cockpit.conductor.canary import Promotion, Wiring
 from cockpit.conductor.dag import DEPENDS, run_graph
@@ -148,8 +148,6 @@ class Release:
             return await self._end(Ending(30, reason))
         try:
             await self._reach(state.fence)
-        except LockHeld as error:
-            return await self._unfinished(canary.moved, f"{reason}; {cause_text(error)}", stable)
         except CockpitError as error:
             return await self._unfinished(canary.moved, f"{reason}; {cause_text(error)}", stable)
         replacing = canary.stage == "promote"
@@ -183,9 +181,9 @@ class Release:
             await self._p.clock.sleep(_REACH_PAUSE)
 
     async def _unfinished(self, moved: bool, cause: str, stable: Stable) -> Ending:
-        fallback = self._abort.fallback(stable)
+        commands = fallback(self._p.plan, stable)
         await self._p.recorder.record_abort(RollbackStarted(reason="crash", cause=cause, by="supervisor"))
-        await self._p.recorder.record_abort(RollbackUnfinished(reason=cause, fallback=fallback))
+        await self._p.recorder.record_abort(RollbackUnfinished(reason=cause, fallback=commands))
         return await self._end(Ending(21 if moved else 60, cause))
 
     def _note(self, text: str) -> None:
