@@ -7,7 +7,11 @@ from typing import Literal, TypeVar
 import msgspec
 
 T = TypeVar("T")
-Kind = Literal["hello", "halt", "resume", "stay", "rollback", "reason", "note", "answer", "ping"]
+Kind = Literal[
+    "hello", "halt", "resume", "stay", "rollback", "reason", "note", "answer", "ping",
+    "acknowledge", "pause", "unpause", "extend", "reverify", "handover", "accept",
+    "approve", "break-glass", "review", "step-up", "promote",
+]  # fmt: skip
 MAX_COMMAND_BYTES = 64 * 1024
 
 
@@ -20,6 +24,15 @@ class Command(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     - rollback: abort; needs a reason, which may follow by `reason`.
     - reason: the reason for access of the last halt or rollback.
     - note: a remark for the journal.
+    - acknowledge: somebody attends to the decision that waits; escalation stops.
+    - pause, unpause: the bake's clock stands still, or goes on; analysis goes on in both. Need a reason.
+    - extend: the bake lasts `seconds` longer; needs a reason.
+    - reverify: agent `agent` verifies again; needs a reason, and is counted.
+    - handover: offer the run to `to`; accept: take what was offered to `by`.
+    - approve: `statement` is a signed approval or rejection of request `question`, as Sigstore bundle.
+    - break-glass: override phase gate `gate`; `statement` is signed by who asks. review: its review.
+    - step-up: `answer` is a one-time password of `by`, for the obligation that waits.
+    - promote: Promote v2 in `statement`; begins the promotion that waits for it.
     - answer: to the question `question` with the option `answer`.
     """
 
@@ -30,6 +43,11 @@ class Command(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     reason: str = ""
     question: str = ""
     answer: str = ""
+    agent: str = ""
+    gate: str = ""
+    to: str = ""
+    seconds: float = 0.0
+    statement: str = ""
 
 
 class Reply(msgspec.Struct, frozen=True):

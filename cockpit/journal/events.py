@@ -7,6 +7,42 @@ from typing import TypeAlias
 import msgspec
 
 from cockpit.journal.base import Event
+from cockpit.journal.events_people import (
+    ApprovalReceived,
+    ApprovalRequested,
+    ApprovalSettled,
+    BakeExtended,
+    BakePaused,
+    BreakGlassRefused,
+    BreakGlassReviewed,
+    BreakGlassUsed,
+    CalendarSet,
+    DecisionAcknowledged,
+    DecisionWaits,
+    EffectResolved,
+    HandoverAccepted,
+    HandoverOffered,
+    HardStopStage,
+    NotDue,
+    OperatorLost,
+    PolicyDecided,
+    ReverifyAsked,
+    RunReopened,
+    SoakChanged,
+    StepUpSeen,
+)
+from cockpit.journal.events_work import (
+    DrillRun,
+    FixTrainScheduled,
+    FlagChanged,
+    IncidentChanged,
+    IssueFiled,
+    KpiMeasured,
+    StageEnded,
+    StageSeen,
+    StageStarted,
+    TagCut,
+)
 
 Metrics: TypeAlias = dict[str, float | int | str | bool | None]
 
@@ -516,5 +552,37 @@ AnyEvent: TypeAlias = (
     | RollbackUnfinished
     | LeaseChanged
     | MessagePosted
+    | RunReopened
+    | EffectResolved
+    | ApprovalRequested
+    | ApprovalReceived
+    | ApprovalSettled
+    | StepUpSeen
+    | BreakGlassUsed
+    | BreakGlassRefused
+    | BreakGlassReviewed
+    | PolicyDecided
+    | BakePaused
+    | BakeExtended
+    | ReverifyAsked
+    | HandoverOffered
+    | HandoverAccepted
+    | OperatorLost
+    | DecisionWaits
+    | DecisionAcknowledged
+    | CalendarSet
+    | NotDue
+    | SoakChanged
+    | HardStopStage
+    | StageStarted
+    | StageSeen
+    | StageEnded
+    | TagCut
+    | FlagChanged
+    | KpiMeasured
+    | IssueFiled
+    | IncidentChanged
+    | FixTrainScheduled
+    | DrillRun
     | Unknown
 )

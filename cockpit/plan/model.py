@@ -7,6 +7,20 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
+from cockpit.plan.calendar import Calendar
+from cockpit.plan.checks import MetricCheck
+from cockpit.plan.operations import (
+    Attention,
+    Chaos,
+    External,
+    Flags,
+    Issues,
+    Kpis,
+    PolicyEngine,
+    Stage,
+    TelemetryOut,
+)
+from cockpit.plan.people import Approvals
 from cockpit.plan.values import ImageRef, PositiveSeconds, Seconds, SecretRef, Strict, Window
 
 Phase = Literal["P0", "P1", "P2", "P3", "P4", "P5", "P6", "P7", "P8"]
@@ -36,18 +50,6 @@ class Service(Strict):
     def canary_deployment(self) -> str:
         """Return the name of the canary Deployment."""
         return self.canary or f"{self.name}-canary"
-
-
-class MetricCheck(Strict):
-    """One absolute look at the canary: `query` gives one number named `metric`, held against `threshold`.
-
-    `{window}` in the query is replaced by the look's window, e.g. `8s`.
-    """
-
-    metric: Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]*$")]
-    query: Annotated[str, Field(min_length=1, max_length=4000)]
-    threshold: str
-    critical: bool = True
 
 
 class BaselineCheck(Strict):
@@ -166,11 +168,13 @@ class Repository(Strict):
 
 
 class Webhook(Strict):
-    """Where messages are posted."""
+    """Where messages are posted, in which shape, and to whom: ONCALL, CAB, or the release's own channel."""
 
     name: Name
     url: Url
     secret: SecretRef | None = None
+    kind: Literal["generic", "slack", "alertmanager", "cdevents", "pager"] = "generic"
+    audience: tuple[Literal["release", "oncall", "cab"], ...] = ("release", "oncall", "cab")
 
 
 class Load(Strict):
@@ -207,6 +211,9 @@ class Targets(Strict):
     entry_url: Url | None = None
     """Where users enter prod; smoke paths are read there."""
     smoke: tuple[Smoke, ...] = ()
+    issues: Issues | None = None
+    policy: PolicyEngine = PolicyEngine()
+    flags: Flags | None = None
 
 
 class Budgets(Strict):
@@ -222,7 +229,8 @@ class Budgets(Strict):
 class Waiver(Strict):
     """Something the release goes without, said outright, with an owner and a reason."""
 
-    what: Literal["approvals", "standby"]
+    what: Literal["approvals", "standby", "flag-proof"]
+    """`flag-proof`: flags are ramped without dashboards and alerts of their own having been verified."""
     owner: Text
     reason: Text
 
@@ -288,6 +296,24 @@ class Plan(Strict):
     on_halt: Literal["ask", "rollback"] = "ask"
     halt_bound: PositiveSeconds = 300.0
     """How long a HALT without a front end waits before it rolls back."""
+    on_crash: Literal["abort", "continue"] = "abort"
+    """What a conductor that takes up a killed run does in mid-canary."""
+    on_window_end: Literal["abort", "finish"] = "abort"
+    """When the window ends in mid-canary: roll back, or finish what the last step decides."""
+    on_operator_lost: Literal["continue", "halt", "abort"] = "continue"
+    operator_lost_after: PositiveSeconds = 60.0
+    """Seconds without any front end that had control before `on_operator_lost` applies."""
+    attention: Attention = Attention()
+    approvals: Approvals | None = None
+    calendar: Calendar | None = None
+    stages: tuple[Stage, ...] = ()
+    kpis: Kpis | None = None
+    chaos: Chaos | None = None
+    external: dict[str, External] = Field(default_factory=dict)
+    """Roster id → the agent that answers in its stead."""
+    telemetry: TelemetryOut = TelemetryOut()
+    cab: tuple[Text, ...] = ()
+    """Whom the change advisory board is told through, e.g. `@cab`."""
     waivers: tuple[Waiver, ...] = ()
     risks: tuple[Risk, ...] = ()
     exceptions: tuple[ExceptionEntry, ...] = ()
