@@ -5,13 +5,16 @@ Inside it is a mutable reducer for speed; `snapshot()` gives frozen values. It i
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Iterable
 from typing import Any
 
 from msgspec.structs import replace
 
 from cockpit.journal import events as ev
+from cockpit.journal import events_people as people
 from cockpit.journal.events import AnyEvent
+from cockpit.journal.fold_people import PeopleFold, WorkFold
 from cockpit.journal.state import (
     AgentView,
     ArtifactView,
@@ -70,9 +73,12 @@ class Fold:
         self._gaps = 0
         self._errors: list[str] = []
         self._closed: Closed | None = None
+        self._people = PeopleFold()
+        self._work = WorkFold()
         self._handlers: dict[type, Callable[[Any], None]] = {
             ev.RunOpened: self._run_opened,
             ev.RunResumed: self._run_resumed,
+            people.RunReopened: self._run_reopened,
             ev.RunClosed: self._run_closed,
             ev.WaiverRecorded: lambda e: self._waivers.append((e.what, e.owner, e.reason)),
             ev.Noted: self._noted,
@@ -102,6 +108,7 @@ class Fold:
             ev.EffectDone: self._effect_done,
             ev.EffectFailed: self._effect_failed,
             ev.EffectUnknown: self._effect_unknown,
+            people.EffectResolved: self._effect_resolved,
             ev.FrontEndSeen: self._front_end,
             ev.HaltBegan: self._halt_began,
             ev.HaltReason: self._halt_reason,
@@ -115,6 +122,10 @@ class Fold:
             ev.LeaseChanged: self._lease_changed,
             ev.MessagePosted: self._message_posted,
         }
+        for part in (self._people.handlers, self._work.handlers):
+            for kind, handler in part.items():
+                mine = self._handlers.get(kind)
+                self._handlers[kind] = handler if mine is None else _both(mine, handler)
 
     def apply(self, event: AnyEvent) -> None:
         """Take in one event; types without a handler only move `seq` and `at`."""
@@ -136,6 +147,14 @@ class Fold:
         if event is not None:
             self._seq, self._at = event.seq, event.at
         return self
+
+    def copy(self) -> Fold:
+        """Return a fold that goes on from here by itself."""
+        twin = Fold()
+        _copy_into(twin, self)
+        _copy_into(twin._people, self._people)
+        _copy_into(twin._work, self._work)
+        return twin
 
     @property
     def mode(self) -> str:
@@ -185,6 +204,8 @@ class Fold:
             gaps=self._gaps,
             errors=tuple(self._errors),
             closed=self._closed,
+            people=self._people.snapshot(),
+            work=self._work.snapshot(),
         )
 
     # -- run ------------------------------------------------------------------------------------------
@@ -208,6 +229,10 @@ class Fold:
         for agent in list(self._agents.values()):
             if agent.status == "running":
                 self._agents[agent.entry.id] = replace(agent, status="cancelled", notes=event.reason)
+        self._front_ends.clear()
+
+    def _run_reopened(self, event: people.RunReopened) -> None:
+        self._closed = None
         self._front_ends.clear()
 
     def _run_closed(self, event: ev.RunClosed) -> None:
@@ -429,6 +454,16 @@ class Fold:
         self._open.pop(effect.effect, None)
         self._unknown[effect.effect] = replace(effect, status="unknown", reason=reason)
 
+    def _effect_resolved(self, event: people.EffectResolved) -> None:
+        if self._unknown.pop(event.effect, None) is None:
+            return
+        if event.happened:
+            self._done += 1
+        elif event.effect in self._shifts:
+            self._shifts.discard(event.effect)
+            if not self._shifts and not self._weighed:
+                self._canary = replace(self._canary, moved=False)
+
     # -- people and stops -----------------------------------------------------------------------------
 
     def _front_end(self, event: ev.FrontEndSeen) -> None:
@@ -479,3 +514,21 @@ class Fold:
             self._messages += 1
         else:
             self._messages_failed += 1
+
+
+def _both(first: Callable[[Any], None], second: Callable[[Any], None]) -> Callable[[Any], None]:
+    def both(event: Any) -> None:
+        first(event)
+        second(event)
+
+    return both
+
+
+_BOUND = frozenset({"_handlers", "handlers", "_people", "_work"})
+
+
+def _copy_into(twin: object, original: object) -> None:
+    # Containers hold frozen values only, so copying these is enough; handlers are bound to their fold.
+    for name, value in vars(original).items():
+        if name not in _BOUND:
+            setattr(twin, name, copy.copy(value))

@@ -164,23 +164,14 @@ class Replay:
                 self.projection.apply(event)
             self.position = stop
             if stop % _FRAME_EVERY == 0 and stop > self._frames[-1][0]:
-                self._frames.append((stop, _copy_fold(self.fold), _copy_projection(self.projection)))
+                self._frames.append((stop, self.fold.copy(), _copy_projection(self.projection)))
 
     def _load(self, position: int) -> None:
         index = bisect_right(self._frames, position, key=lambda frame: frame[0]) - 1
         at, fold, projection = self._frames[index]
         if position >= self.position >= at:
             return
-        self.position, self.fold, self.projection = at, _copy_fold(fold), _copy_projection(projection)
-
-
-def _copy_fold(fold: Fold) -> Fold:
-    # A fold's containers hold frozen values only, so copying these is enough; its handlers are bound to it.
-    twin = Fold()
-    for name, value in vars(fold).items():
-        if name != "_handlers":
-            setattr(twin, name, copy.copy(value))
-    return twin
+        self.position, self.fold, self.projection = at, fold.copy(), _copy_projection(projection)
 
 
 def _copy_projection(projection: Projection) -> Projection:

@@ -10,6 +10,7 @@ from typing import Literal
 import msgspec
 
 from cockpit.journal.events import Metrics, RosterEntry, RunOpened, ServiceImage
+from cockpit.journal.state_people import PeopleView, WorkView
 
 AgentStatus = Literal[
     "idle",
@@ -242,6 +243,8 @@ class ReleaseState(msgspec.Struct, frozen=True):
     errors: tuple[str, ...]
     """The last few errors noted."""
     closed: Closed | None
+    people: PeopleView = PeopleView()
+    work: WorkView = WorkView()
 
     @property
     def services(self) -> list[ServiceImage]:
