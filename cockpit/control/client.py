@@ -18,21 +18,23 @@ from cockpit.control.halt_file import leave_halt_request
 from cockpit.control.messages import MAX_COMMAND_BYTES, Command, Kind, Reply, decode_reply, encode
 
 SOCKET = "control.sock"
+API_SOCKET = "api.sock"
+"""Promote and Rollback v2 over HTTP (seed section 7)."""
 
 
 @contextmanager
-def socket_address(run_dir: Path) -> Iterator[str]:
-    """Give an address for the socket in `run_dir` short enough for the system (about 100 bytes).
+def socket_address(run_dir: Path, name: str = SOCKET) -> Iterator[str]:
+    """Give an address for the socket `name` in `run_dir` short enough for the system (about 100 bytes).
 
     On Linux a long folder is reached through its descriptor; elsewhere the path must be short enough.
     """
-    path = str(run_dir / SOCKET)
+    path = str(run_dir / name)
     if len(os.fsencode(path)) < 100 or sys.platform != "linux":
         yield path
         return
     fd = os.open(run_dir, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
-        yield f"/proc/self/fd/{fd}/{SOCKET}"
+        yield f"/proc/self/fd/{fd}/{name}"
     finally:
         os.close(fd)
 
