@@ -42,8 +42,9 @@ REPLICASET = Kind("apps", "v1", "ReplicaSet", "replicasets")
 POD = Kind("", "v1", "Pod", "pods")
 SERVICE = Kind("", "v1", "Service", "services")
 HTTPROUTE = Kind("gateway.networking.k8s.io", "v1", "HTTPRoute", "httproutes")
+CONFIGMAP = Kind("", "v1", "ConfigMap", "configmaps")
 LEASE = Kind("coordination.k8s.io", "v1", "Lease", "leases")
-KINDS = (DEPLOYMENT, REPLICASET, POD, SERVICE, HTTPROUTE, LEASE)
+KINDS = (DEPLOYMENT, REPLICASET, POD, SERVICE, CONFIGMAP, HTTPROUTE, LEASE)
 
 
 class ClusterReader(Protocol):

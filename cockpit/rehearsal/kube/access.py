@@ -78,7 +78,9 @@ def conductor(namespaces: Iterable[str], name: str = "conductor") -> User:
         (
             Rule(change, "apps", frozenset({"deployments", "deployments/scale"}), spaces),
             Rule(read, "apps", frozenset({"replicasets"}), spaces),
-            Rule(read, "", frozenset({"pods", "services", "configmaps", "events"}), spaces),
+            Rule(read, "", frozenset({"pods", "services", "events"}), spaces),
+            # Feature flags are kept in one.
+            Rule(read | {"patch"}, "", frozenset({"configmaps"}), spaces),
             # A namespace is read by its own name, so the grant holds inside it.
             Rule(frozenset({"get"}), "", frozenset({"namespaces"}), spaces),
             Rule(change, GATEWAY_GROUP, frozenset({"httproutes"}), spaces),
