@@ -12,7 +12,7 @@ from pydantic import BaseModel, ValidationError
 from cockpit.base.errors import MessageInvalid
 from cockpit.base.limits import MAX_ARTIFACTS, MAX_MESSAGE_BYTES
 from cockpit.base.text import visible
-from cockpit.rpc import manifest, messages
+from cockpit.rpc import approval, manifest, messages
 
 M = TypeVar("M", bound=BaseModel)
 
@@ -24,6 +24,9 @@ MODELS: dict[str, type[BaseModel]] = {
     "rollback": messages.Rollback,
     "go_no_go": messages.GoNoGo,
     "manifest": manifest.Manifest,
+    "approval_request": approval.ApprovalRequest,
+    "approval_statement": approval.ApprovalStatement,
+    "break_glass_statement": approval.GlassStatement,
 }
 """Every message with a schema of its own in `schemas/`, by file name."""
 
