@@ -23,6 +23,16 @@ SCENARIOS = (
     "no-traffic",
     "metrics-outage",
     "low-headroom",
+    "policy-deny",
+    "signing-outage",
+    "slow-canary",
+    "stable-sick",
+    "approval-rejected",
+    "break-glass",
+    "critical-breach",
+    "window-closes",
+    "kpi-regression",
+    "operator-lost",
 )
 
 

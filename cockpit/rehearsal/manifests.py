@@ -8,41 +8,65 @@ from typing import Any
 from cockpit.rehearsal.topology import (
     APPLICATION,
     CONTAINER,
+    DEV,
+    LOADED,
+    NAMESPACES,
+    PERF,
     PROD,
     ROUTE,
     SERVICES,
     SERVING,
     STABLE_REPLICAS,
     STAGE,
-    TRACKS,
     Track,
 )
 
 Manifest = dict[str, Any]
 
 
-def platform(stable: Mapping[str, str], candidate: Mapping[str, str]) -> Iterator[Manifest]:
+_PLACES: tuple[tuple[str, Track, int], ...] = (
+    (PROD, "stable", STABLE_REPLICAS),
+    (PROD, "canary", 0),
+    (STAGE, "stable", 1),
+    (STAGE, "canary", 0),
+    (DEV, "stable", 1),
+)
+"""Where each service has a Deployment of the stable image, of which track, with how many replicas."""
+
+
+def platform(
+    stable: Mapping[str, str], candidate: Mapping[str, str], *, lax_service: str = ""
+) -> Iterator[Manifest]:
     """Yield every object, in an order in which they can be created.
 
-    `stable` and `candidate` map each service to an image reference. In prod stable runs with two replicas
-    and the canary Deployments wait with none; in stage one pod of each candidate runs.
+    `stable` and `candidate` map each service to an image reference. Prod runs stable with two replicas, stage
+    and dev with one; the canary Deployments of prod and stage wait with none. The services under load stand
+    with the candidate in a namespace of their own. The canary in prod of `lax_service` breaks the policy.
     """
-    for namespace in (PROD, STAGE):
+    for namespace in NAMESPACES:
         yield _namespace(namespace)
         yield _gateway(namespace)
     for service in SERVICES:
-        for track in TRACKS:
-            replicas = STABLE_REPLICAS if track == "stable" else 0
-            yield deployment(PROD, service, track, stable[service], replicas)
-            yield _service(PROD, service, track)
-        yield deployment(STAGE, service, "stable", candidate[service], 1)
-        yield _service(STAGE, service, "stable")
-    yield _route(PROD, {"stable": 100, "canary": 0})
-    yield _route(STAGE, {"stable": 100})
+        for namespace, track, replicas in _PLACES:
+            lax = (namespace, track, service) == (PROD, "canary", lax_service)
+            yield deployment(namespace, service, track, stable[service], replicas, lax=lax)
+            yield _service(namespace, service, track)
+    for service in LOADED:
+        yield deployment(PERF, service, "stable", candidate[service], 1)
+        yield _service(PERF, service, "stable")
+    yield _route(PROD, SERVICES, {"stable": 100, "canary": 0})
+    yield _route(STAGE, SERVICES, {"stable": 100, "canary": 0})
+    yield _route(DEV, SERVICES, {"stable": 100})
+    yield _route(PERF, LOADED, {"stable": 100})
 
 
-def deployment(namespace: str, service: str, track: Track, image: str, replicas: int) -> Manifest:
-    """Return the Deployment of one track of a service, hardened as the platform's policy asks."""
+def deployment(
+    namespace: str, service: str, track: Track, image: str, replicas: int, *, lax: bool = False
+) -> Manifest:
+    """Return the Deployment of one track of a service.
+
+    It is hardened as the platform's policy asks; a `lax` one lets its container escalate privileges.
+    """
     labels = _labels(service, track)
     return {
         "apiVersion": "apps/v1",
@@ -62,14 +86,14 @@ def deployment(namespace: str, service: str, track: Track, image: str, replicas:
                         "runAsNonRoot": True,
                         "seccompProfile": {"type": "RuntimeDefault"},
                     },
-                    "containers": [_container(service, image)],
+                    "containers": [_container(service, image, lax=lax)],
                 },
             },
         },
     }
 
 
-def _container(service: str, image: str) -> Manifest:
+def _container(service: str, image: str, *, lax: bool) -> Manifest:
     probe = {"httpGet": {"path": f"/{service}/healthz", "port": "http"}}
     return {
         "name": CONTAINER,
@@ -83,7 +107,7 @@ def _container(service: str, image: str) -> Manifest:
             "limits": {"cpu": "500m", "memory": "128Mi"},
         },
         "securityContext": {
-            "allowPrivilegeEscalation": False,
+            "allowPrivilegeEscalation": lax,
             "capabilities": {"drop": ["ALL"]},
             "privileged": False,
             "readOnlyRootFilesystem": True,
@@ -129,7 +153,7 @@ def _service(namespace: str, service: str, track: Track) -> Manifest:
     }
 
 
-def _route(namespace: str, weights: Mapping[Track, int]) -> Manifest:
+def _route(namespace: str, services: tuple[str, ...], weights: Mapping[Track, int]) -> Manifest:
     return {
         "apiVersion": "gateway.networking.k8s.io/v1",
         "kind": "HTTPRoute",
@@ -148,7 +172,7 @@ def _route(namespace: str, weights: Mapping[Track, int]) -> Manifest:
                         for track, weight in weights.items()
                     ],
                 }
-                for service in SERVICES
+                for service in services
             ],
         },
     }

@@ -25,12 +25,18 @@ class Pace:
     trigger_for: float
     """How long a risk's trigger must hold."""
     halt_bound: float
+    stage_bake: float
+    kpi_window: float
+    kpi_after: float
+    """The day after the release, compressed."""
+    second_step: float
+    """From the plan's writing to the middle of the second step, roughly, with bakes twice as long."""
 
 
 _TABLE = (
-    Pace("fast", 0.5, 8, 1, 4, 2, 15, 12, 8, 3, 10, 5, 20),
-    Pace("normal", 1, 30, 2, 10, 2, 30, 45, 20, 8, 15, 20, 120),
-    Pace("slow", 2, 120, 5, 16, 2, 60, 120, 60, 15, 15, 60, 300),
+    Pace("fast", 0.5, 8, 1, 4, 2, 15, 12, 8, 3, 10, 5, 20, 2, 8, 10, 75),
+    Pace("normal", 1, 30, 2, 10, 2, 30, 45, 20, 8, 15, 20, 120, 5, 20, 30, 180),
+    Pace("slow", 2, 120, 5, 16, 2, 60, 120, 60, 15, 15, 60, 300, 15, 60, 120, 540),
 )
 
 PACES: dict[str, Pace] = {pace.name: pace for pace in _TABLE}

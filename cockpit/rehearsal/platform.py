@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import secrets
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -23,17 +25,21 @@ from cockpit.rehearsal.prometheus.server import PrometheusServer
 from cockpit.rehearsal.scenarios import Scenario
 from cockpit.rehearsal.topology import (
     CANDIDATE_VERSION,
+    LOADED,
     NAMESPACES,
     PROD,
     SERVICES,
+    SERVING,
     STABLE_REPLICAS,
     STABLE_VERSION,
+    STAGES,
     Behaviour,
     behaviour,
 )
 
 _READY_SECONDS = 90.0
-_PODS = len(SERVICES) * (STABLE_REPLICAS + 1)
+_PODS = len(SERVICES) * (STABLE_REPLICAS + 2) + len(LOADED)
+_UNREADY_SECONDS = 10.0
 _MIN_REQUESTS = 150
 
 
@@ -46,12 +52,17 @@ class Images:
     tags: Mapping[str, str]
     """Tagged references of the candidates, as a node would pull them."""
 
-    def behaviours(self, *, slow_candidate: bool) -> dict[str, Behaviour]:
+    def behaviours(self, scenario: Scenario) -> dict[str, Behaviour]:
         """Return how each image behaves, by reference."""
         table = {image: behaviour(service, STABLE_VERSION) for service, image in self.stable.items()}
         for names in (self.candidate, self.tags):
             for service, image in names.items():
-                table[image] = behaviour(service, CANDIDATE_VERSION, slow=slow_candidate)
+                table[image] = behaviour(
+                    service,
+                    CANDIDATE_VERSION,
+                    slow=scenario.slow_candidate,
+                    blind=scenario.blind_candidate and service == "search",
+                )
         return table
 
 
@@ -119,6 +130,40 @@ class Platform:
             missing = ", ".join(waiting.values())
             raise BackendError(f"the world was not ready within {_READY_SECONDS:g} s: no {missing}") from None
 
+    async def worsen(self) -> None:
+        """Spring the fault that is there from the moment the world is ready.
+
+        A pod's kubelet says that it does not serve any more. Raises BackendError when that cannot be said.
+        """
+        service = self.scenario.unready_service
+        if not service:
+            return
+        pods = f"{self.kube.url}/api/v1/namespaces/{PROD}/pods"
+        authorization = {"Authorization": f"Bearer {self.world_token}"}
+        try:
+            async with (
+                asyncio.timeout(_UNREADY_SECONDS),
+                aiohttp.ClientSession(headers=authorization, raise_for_status=True) as session,
+            ):
+                selector = {"labelSelector": f"app.kubernetes.io/name={service},track=stable"}
+                async with session.get(pods, params=selector) as answer:
+                    name = min(pod["metadata"]["name"] for pod in (await answer.json())["items"])
+                now = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+                condition = {
+                    "type": SERVING,
+                    "status": "False",
+                    "lastTransitionTime": now,
+                    "reason": "ProbeFailed",
+                }
+                async with session.patch(
+                    f"{pods}/{name}/status",
+                    data=json.dumps({"status": {"conditions": [condition]}}),
+                    headers={"Content-Type": "application/strategic-merge-patch+json"},
+                ):
+                    pass
+        except (aiohttp.ClientError, TimeoutError, ValueError) as error:
+            raise BackendError(f"a pod of {service} could not be made unready: {error!r}") from None
+
     async def _holds(self, session: aiohttp.ClientSession, query: str) -> bool:
         try:
             async with session.get(f"{self.prometheus.url}/api/v1/query", params={"query": query}) as answer:
@@ -134,16 +179,16 @@ async def running(
 ) -> AsyncIterator[Platform]:
     """Start the platform, its records in `folder`; everything ends with the context."""
     tokens = {kind: secrets.token_urlsafe(24) for kind in ("world", "conductor")}
-    kube = KubeServer({tokens["world"]: admin(), tokens["conductor"]: conductor(NAMESPACES)})
+    kube = KubeServer({tokens["world"]: admin(), tokens["conductor"]: conductor((PROD, *STAGES))})
     await kube.start()
     try:
-        for manifest in manifests.platform(images.stable, images.candidate):
+        for manifest in manifests.platform(images.stable, images.candidate, lax_service=scenario.lax_service):
             await kube.apply(manifest)
         settings = Settings(
             kube_url=kube.url,
             token=tokens["world"],
             folder=folder,
-            images=images.behaviours(slow_candidate=scenario.slow_candidate),
+            images=images.behaviours(scenario),
             fault=scenario.fault,
         )
         app = await AppProcess.start(settings)

@@ -12,7 +12,9 @@ from ruamel.yaml import YAML
 from ruamel.yaml.comments import CommentedMap
 
 from cockpit.rehearsal.pace import Pace, seconds
-from cockpit.rehearsal.topology import CANDIDATE_VERSION, PROD, ROUTE, SERVICES
+from cockpit.rehearsal.plan_looks import canary, p95_ms, stages
+from cockpit.rehearsal.scenarios import Scenario
+from cockpit.rehearsal.topology import CANDIDATE_VERSION, LOADED, PROD, ROUTE, SERVICES
 
 Data = dict[str, Any]
 
@@ -22,12 +24,12 @@ REQUIRED_GATES = ("slo", "perf", "supply_chain", "migrations", "policy")
 RELEASE_IDENTITY = "release@intelgraph.io"
 BASELINE_RPS = 26.0
 SPIKE_RPS = 36.0
-# A step takes a look each second: at one in a hundred a healthy canary would be sent back too often.
-ALPHA = 0.001
+STAGES_RUN = False
+"""Whether the release takes dev and stage before prod."""
 
-_CANARY = f'namespace="{PROD}",track="canary"'
-_STABLE = f'namespace="{PROD}",track="stable"'
-_ERRORS = 'code=~"5.."'
+_OPEN_SECONDS = 4 * 3600.0
+# Longer steps: however fast this machine is, the window then ends between the first and the last of them.
+_SHORT_WINDOW_BAKES = 2
 
 
 @dataclass(frozen=True)
@@ -49,7 +51,9 @@ class Endpoints:
     prometheus: str
     registry: str
     entry: str
-    stage: str
+    load: str
+    stages: Mapping[str, str]
+    """Where each namespace before prod is entered."""
     token_url: str
     token_secret: str
     issuer: str
@@ -62,20 +66,26 @@ class Endpoints:
 
 
 def build(
-    endpoints: Endpoints, images: Mapping[str, str], trust: ImageTrust, pace: Pace, now: datetime
+    endpoints: Endpoints,
+    images: Mapping[str, str],
+    trust: ImageTrust,
+    pace: Pace,
+    now: datetime,
+    scenario: Scenario,
 ) -> Data:
     """Return the plan as data; `images` maps each service to the reference to release.
 
-    The plan is the same in every scenario, save for an image reference: what is wrong with a world, the
-    cockpit has to find out.
+    What is wrong with a world, the cockpit has to find out: of the scenario the plan holds what a real plan
+    would, its window and the people it asks.
     """
-    return {
+    bake = pace.bake * (_SHORT_WINDOW_BAKES if scenario.short_window else 1)
+    plan: Data = {
         "format": 1,
         "rehearsal": True,
         "repo": "intelgraph-platform",
         "target_version": CANDIDATE_VERSION,
         "environment": "prod",
-        "window_utc": _window(now),
+        "window_utc": _window(now, pace.second_step if scenario.short_window else _OPEN_SECONDS),
         "oncall": ["@sre", "@platform", "@security", "@product"],
         "pilot_tenants": ["t1", "t2"],
         "ga_flags": ["search", "realtime", "reports"],
@@ -94,7 +104,7 @@ def build(
         "phases": list(PHASES),
         "agents": list(AGENTS),
         "required_gates": list(REQUIRED_GATES),
-        "canary": _canary(pace),
+        "canary": canary(pace, bake=bake),
         "targets": _targets(endpoints, trust, pace),
         "agent_deadline": "60s",
         "on_halt": "ask",
@@ -114,6 +124,9 @@ def build(
         "risks": _risks(pace),
         "exceptions": [],
     }
+    if STAGES_RUN:
+        plan["stages"] = stages(dict(endpoints.stages), pace)
+    return plan
 
 
 def dump(plan: Mapping[str, Any]) -> str:
@@ -145,99 +158,9 @@ _COMMENTS = {
 }
 
 
-def _window(now: datetime) -> str:
-    start, end = now - timedelta(minutes=5), now + timedelta(hours=4)
-    return f"{start:%Y-%m-%d %H:%M} → {end:%Y-%m-%d %H:%M}"
-
-
-def _increase(metric: str, *matchers: str) -> str:
-    return f"sum(increase({metric}{{{','.join(matchers)}}}[{{window}}]))"
-
-
-def _rate(metric: str, *matchers: str) -> str:
-    return f"sum(rate({metric}{{{','.join(matchers)}}}[{{window}}]))"
-
-
-def _p95_ms(*matchers: str) -> str:
-    buckets = f"rate(http_request_duration_seconds_bucket{{{','.join(matchers)}}}[{{window}}])"
-    return f"1000 * histogram_quantile(0.95, sum by (le) ({buckets}))"
-
-
-def _buckets(*matchers: str) -> str:
-    return f"sum by (le) (increase(http_request_duration_seconds_bucket{{{','.join(matchers)}}}[{{window}}]))"
-
-
-def _canary(pace: Pace) -> Data:
-    requests = "http_requests_total"
-    routed = "gateway_requests_total"
-    everyone = f'namespace="{PROD}"'
-    return {
-        "steps": [10, 50, 100],
-        "bake": seconds(pace.bake),
-        "interval": seconds(pace.interval),
-        "required_passes": pace.required_passes,
-        "failure_limit": pace.failure_limit,
-        "min_requests": 50,
-        "requests": _increase(requests, _CANARY),
-        "share": f"{_increase(routed, _CANARY)} / {_increase(routed, everyone)}",
-        "weight_tolerance": 0.05,
-        "weight_deadline": seconds(pace.weight_deadline),
-        "low_traffic_deadline": seconds(pace.low_traffic_deadline),
-        "provider_grace": seconds(pace.provider_grace),
-        "query_deadline": "5s",
-        "max_sample_age": "10s",
-        "checks": [
-            {"metric": "p95_ms", "query": _p95_ms(_CANARY), "threshold": "p95_ms<=150", "critical": True},
-            {
-                "metric": "error_rate",
-                "query": f"{_rate(requests, _CANARY, _ERRORS)} / {_rate(requests, _CANARY)}",
-                "threshold": "error_rate<0.01",
-                "critical": True,
-            },
-            {
-                "metric": "ingest_lag_s",
-                "query": f"max(ingest_lag_seconds{{{_CANARY}}})",
-                "threshold": "ingest_lag_s<60",
-                "critical": False,
-            },
-        ],
-        "baseline": [
-            {
-                "metric": "error_ratio",
-                "kind": "proportion",
-                "canary": _increase(requests, _CANARY, _ERRORS),
-                "canary_total": _increase(requests, _CANARY),
-                "stable": _increase(requests, _STABLE, _ERRORS),
-                "stable_total": _increase(requests, _STABLE),
-                "min_effect": 0.02,
-                "alpha": ALPHA,
-            },
-            {
-                "metric": "latency",
-                "kind": "histogram",
-                "canary": _buckets(_CANARY),
-                "stable": _buckets(_STABLE),
-                "min_effect": 0.5,
-                "alpha": ALPHA,
-            },
-        ],
-        "burn": {
-            "objective": 0.99,
-            "errors": _rate(requests, _CANARY, _ERRORS),
-            "total": _rate(requests, _CANARY),
-            "windows": [
-                {
-                    "long": seconds(pace.bake),
-                    "short": seconds(max(pace.bake / 4, 4 * pace.scrape)),
-                    "factor": 6,
-                }
-            ],
-        },
-        "rollout_deadline": "60s",
-        "abort_scale_bound": "30s",
-        "drain": "1s",
-        "drain_deadline": "30s",
-    }
+def _window(now: datetime, lasts: float) -> str:
+    start, end = now - timedelta(minutes=5), now + timedelta(seconds=lasts)
+    return f"{start:%Y-%m-%d %H:%M:%S} → {end:%Y-%m-%d %H:%M:%S}"
 
 
 def _targets(endpoints: Endpoints, trust: ImageTrust, pace: Pace) -> Data:
@@ -275,12 +198,12 @@ def _targets(endpoints: Endpoints, trust: ImageTrust, pace: Pace) -> Data:
             {"name": "release-channel", "url": endpoints.webhook, "secret": endpoints.webhook_secret}
         ],
         "load": {
-            "url": endpoints.stage,
+            "url": endpoints.load,
             "environment": "stage",
             "baseline_rps": BASELINE_RPS,
             "spike_rps": SPIKE_RPS,
             "seconds": seconds(pace.load),
-            "services": ["gateway", "web"],
+            "services": list(LOADED),
             # Wider than the canary's: it is measured where it is sent, with the sender's own delays.
             "threshold": "p95_ms<=250",
         },
@@ -320,7 +243,7 @@ def _risks(pace: Pace) -> list[Data]:
                 {
                     # The demo platform has no database of its own; search stands for what waits on one.
                     "threshold": "db_query_latency_p95>300",
-                    "query": _p95_ms(search).replace("{window}", window),
+                    "query": p95_ms(search).replace("{window}", window),
                     "unit": "ms",
                     "for": lasts,
                 }

@@ -7,7 +7,9 @@ from typing import Literal
 
 from cockpit.base.errors import UsageError
 
-FaultKind = Literal["sick-canary", "no-traffic", "metrics-outage"]
+FaultKind = Literal["sick-canary", "slow-canary", "leaky-canary", "no-traffic", "metrics-outage"]
+Part = Literal["rejects", "breaks-glass", "vanishes"]
+"""What the people of a rehearsal do when their turn comes."""
 
 
 @dataclass(frozen=True)
@@ -31,6 +33,18 @@ class Scenario:
     """The service whose image the plan names by a tag that can be moved."""
     slow_candidate: bool = False
     """The candidate needs longer for a request, so a pod of it saturates earlier."""
+    blind_candidate: bool = False
+    """The candidate's search finds nothing for most of what users ask, and answers 200."""
+    lax_service: str = ""
+    """The service whose canary Deployment lets its container escalate privileges."""
+    unready_service: str = ""
+    """The service of which one stable pod in prod stops being ready once the world is up."""
+    signing_outage: bool = False
+    """The CA and the transparency log refuse connections once the world is up."""
+    short_window: bool = False
+    """The release window ends while the second step is under way."""
+    people: Part | None = None
+    """The plan asks people instead of waiving it, and they act; None: nobody is asked."""
 
 
 _TABLE = (
@@ -69,6 +83,57 @@ _TABLE = (
         "low-headroom",
         "A pod of the candidate saturates at little more than the baseline rate.",
         slow_candidate=True,
+    ),
+    Scenario(
+        "policy-deny",
+        "A canary Deployment lets its container escalate privileges.",
+        lax_service="reports",
+    ),
+    Scenario(
+        "signing-outage",
+        "The certificate authority and the transparency log refuse connections.",
+        signing_outage=True,
+    ),
+    Scenario(
+        "slow-canary",
+        "The canary pods answer late, and without errors, from 50 % of the traffic on.",
+        fault=Fault("slow-canary", 50),
+    ),
+    Scenario(
+        "stable-sick",
+        "One stable pod in prod is not ready when the canary is to begin.",
+        unready_service="reports",
+    ),
+    Scenario(
+        "approval-rejected",
+        "A person who is asked to approve the promotion rejects it.",
+        people="rejects",
+    ),
+    Scenario(
+        "break-glass",
+        "Policy denies a canary Deployment; two people break the glass over that gate.",
+        lax_service="ingest",
+        people="breaks-glass",
+    ),
+    Scenario(
+        "critical-breach",
+        "The canary pods give tenants the data of other tenants from 50 % of the traffic on.",
+        fault=Fault("leaky-canary", 50),
+    ),
+    Scenario(
+        "window-closes",
+        "The release window ends while the second step is under way.",
+        short_window=True,
+    ),
+    Scenario(
+        "kpi-regression",
+        "The candidate's search finds nothing for most of what users ask.",
+        blind_candidate=True,
+    ),
+    Scenario(
+        "operator-lost",
+        "The operator's terminal dies in the second step.",
+        people="vanishes",
     ),
 )
 

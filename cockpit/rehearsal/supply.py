@@ -38,6 +38,8 @@ class Supply:
     images: Images
     publish: Callable[[], Coroutine[Any, Any, None]]
     """Pushes and attests the images: takes a second, so it is left to the caller when."""
+    worsen: Callable[[], Coroutine[Any, Any, None]]
+    """Springs the fault that is there from the moment the world is ready."""
     trust: ImageTrust
     registry_url: str
     issuer: str
@@ -84,16 +86,22 @@ def make_images(
 ) -> dict[str, tuple[Image, Image]]:
     """Return (stable, candidate) of each service; how a pod behaves is part of its image's digest."""
 
-    def make(service: str, version: str, commit: str, *, slow: bool) -> Image:
-        settings = json.dumps(asdict(behaviour(service, version, slow=slow)), sort_keys=True)
+    def make(service: str, version: str, commit: str, *, slow: bool = False, blind: bool = False) -> Image:
+        settings = json.dumps(asdict(behaviour(service, version, slow=slow, blind=blind)), sort_keys=True)
         return build_image(
             service, version, [{f"app/{service}/settings.json": settings.encode()}], revision=commit
         )
 
     return {
         service: (
-            make(service, STABLE_VERSION, stable_commit, slow=False),
-            make(service, CANDIDATE_VERSION, candidate_commit, slow=scenario.slow_candidate),
+            make(service, STABLE_VERSION, stable_commit),
+            make(
+                service,
+                CANDIDATE_VERSION,
+                candidate_commit,
+                slow=scenario.slow_candidate,
+                blind=scenario.blind_candidate and service == "search",
+            ),
         )
         for service in SERVICES
     }
@@ -138,6 +146,12 @@ async def publish(
             )
 
 
+async def _worsen(sigstore: SigstoreServer, scenario: Scenario) -> None:
+    if scenario.signing_outage:
+        await sigstore.fault("fulcio", "refuse")
+        await sigstore.fault("rekor", "refuse")
+
+
 @asynccontextmanager
 async def supplying(place: Path, scenario: Scenario) -> AsyncIterator[Supply]:
     """Run the supply side, its files below `place`; everything ends with the context."""
@@ -153,6 +167,7 @@ async def supplying(place: Path, scenario: Scenario) -> AsyncIterator[Supply]:
         yield Supply(
             images=references(registry.host, made),
             publish=partial(publish, registry, made, Build(sigstore), scenario, commits),
+            worsen=partial(_worsen, sigstore, scenario),
             trust=ImageTrust(BUILD_IDENTITY, sigstore.issuer, BUILDER, SOURCE),
             registry_url=registry.url,
             issuer=sigstore.issuer,

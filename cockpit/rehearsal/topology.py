@@ -9,12 +9,19 @@ APPLICATION = "intelgraph"
 ROUTE = "intelgraph"
 PROD = "intelgraph"
 STAGE = "intelgraph-stage"
-NAMESPACES = (PROD, STAGE)
+DEV = "intelgraph-dev"
+PERF = "intelgraph-perf"
+"""Where the candidate stands alone to be loaded: users of stage and prod are not disturbed by it."""
+NAMESPACES = (PROD, STAGE, DEV, PERF)
+STAGES = (DEV, STAGE)
+"""Namespaces before prod that take the candidate, in this order."""
 CONTAINER = "app"
 SERVICES = ("gateway", "web", "search", "realtime", "reports", "ingest")
 STABLE_VERSION = "v2.9.4"
 CANDIDATE_VERSION = "v3.0.0"
 STABLE_REPLICAS = 2
+LOADED = ("gateway", "web")
+"""Services that are put under load."""
 
 ADDRESS = "rehearsal.cockpit/address"
 """Annotation the kubelet of the demo world writes: where a pod really listens, as host:port."""
@@ -28,10 +35,13 @@ TRACKS: tuple[Track, ...] = ("stable", "canary")
 TENANT_RATES = {"t1": 48.0, "t2": 32.0, "t3": 22.0, "t4": 12.0, "t5": 6.0}
 """Requests per second each tenant sends to prod, on average."""
 
+STAGE_RATES = {"t1": 5.0, "t2": 4.0, "t3": 3.0}
+"""Requests per second of the testers in stage."""
+
 NO_TENANT = "none"
 """Tenant label of requests that name no known tenant: probes, smoke paths, load tests."""
 
-ENVIRONMENTS = {PROD: "prod", STAGE: "stage"}
+ENVIRONMENTS = {PROD: "prod", STAGE: "stage", DEV: "dev", PERF: "stage"}
 
 
 @dataclass(frozen=True)
@@ -49,6 +59,8 @@ class Behaviour:
     spread: float = 0.35
     """Sigma of the logarithm of the service time."""
     error_rate: float = 0.0
+    blind: bool = False
+    """Search finds nothing for most questions."""
 
     @property
     def capacity(self) -> float:
@@ -69,8 +81,11 @@ _STABLE_ERRORS = 0.0005  # v2.9.4 drops one request in two thousand; v3.0.0 has 
 _SLOWER = 2.0
 
 
-def behaviour(service: str, version: str, *, slow: bool = False) -> Behaviour:
-    """Return how `service` behaves at `version`; `slow` takes twice as long for each request."""
+def behaviour(service: str, version: str, *, slow: bool = False, blind: bool = False) -> Behaviour:
+    """Return how `service` behaves at `version`.
+
+    `slow` takes twice as long for each request; a `blind` search finds nothing for most questions.
+    """
     workers, mean = _SHAPES[service]
     return Behaviour(
         service=service,
@@ -78,4 +93,5 @@ def behaviour(service: str, version: str, *, slow: bool = False) -> Behaviour:
         workers=workers,
         mean_seconds=mean * (_SLOWER if slow else 1.0),
         error_rate=_STABLE_ERRORS if version == STABLE_VERSION else 0.0,
+        blind=blind,
     )

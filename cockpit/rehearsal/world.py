@@ -17,7 +17,7 @@ from cockpit.rehearsal.platform import Platform, running
 from cockpit.rehearsal.release_plan import Endpoints, build, dump
 from cockpit.rehearsal.scenarios import Scenario
 from cockpit.rehearsal.supply import Supply, supplying
-from cockpit.rehearsal.topology import STAGE
+from cockpit.rehearsal.topology import DEV, PERF, STAGE, STAGES
 from cockpit.rehearsal.watch_lock import until_released
 
 _KUBERNETES, _SIGNING, _WEBHOOK = (f"world/secrets/{name}" for name in ("kubernetes", "signing", "webhook"))
@@ -73,6 +73,8 @@ async def _live(folder: Path, scenario: Scenario, pace: Pace) -> None:
         async with asyncio.TaskGroup() as starting:
             starting.create_task(platform.until_ready())
             starting.create_task(supply.publish())
+        await supply.worsen()
+        await platform.worsen()
         _write(folder, scenario, pace, supply, platform)
         _announce(folder, scenario)
 
@@ -88,13 +90,15 @@ def _write(folder: Path, scenario: Scenario, pace: Pace, supply: Supply, platfor
         write_private(folder / name, secret.encode())
     write_private(place / "trust_config.json", supply.trust_config.encode())
     write_private(folder / "trusted_root.json", supply.trusted_root.encode())
+    gateways = platform.app.endpoints.gateways
     endpoints = Endpoints(
         kubernetes=platform.kube.url,
         kubernetes_token=f"file:{_KUBERNETES}",
         prometheus=platform.prometheus.url,
         registry=supply.registry_url,
         entry=platform.entry,
-        stage=platform.app.endpoints.gateways[STAGE],
+        load=gateways[PERF],
+        stages={namespace: gateways[namespace] for namespace in STAGES},
         token_url=supply.token_url,
         token_secret=f"file:{_SIGNING}",
         issuer=supply.issuer,
@@ -116,7 +120,9 @@ def _write(folder: Path, scenario: Scenario, pace: Pace, supply: Supply, platfor
             "prometheus": endpoints.prometheus,
             "registry": endpoints.registry,
             "entry": endpoints.entry,
-            "stage": endpoints.stage,
+            "load": endpoints.load,
+            "dev": endpoints.stages[DEV],
+            "stage": endpoints.stages[STAGE],
             "issuer": endpoints.issuer,
             "webhook": endpoints.webhook,
         },
@@ -125,7 +131,7 @@ def _write(folder: Path, scenario: Scenario, pace: Pace, supply: Supply, platfor
     images = dict(supply.images.candidate)
     if scenario.tagged_service:
         images[scenario.tagged_service] = supply.images.tags[scenario.tagged_service]
-    plan = build(endpoints, images, supply.trust, pace, datetime.now(UTC))
+    plan = build(endpoints, images, supply.trust, pace, datetime.now(UTC), scenario)
     write_private(folder / "release.yaml", dump(plan).encode())
 
 

@@ -23,7 +23,7 @@ from cockpit.rehearsal.app.records import RequestLog
 from cockpit.rehearsal.gateway import Backend, Rule, routing_table
 from cockpit.rehearsal.manifests import platform
 from cockpit.rehearsal.pace import PACES, pace, seconds
-from cockpit.rehearsal.release_plan import BASELINE_RPS, build, dump
+from cockpit.rehearsal.release_plan import BASELINE_RPS, dump
 from cockpit.rehearsal.scenarios import SCENARIOS, Fault, scenario
 from cockpit.rehearsal.topology import (
     CANDIDATE_VERSION,
@@ -34,12 +34,15 @@ from cockpit.rehearsal.topology import (
     behaviour,
 )
 from cockpit.rehearsal.watch_lock import is_held, until_released
-from tests.contract.world_support import TRUST, endpoints, images, until
+from tests.contract.world_support import images, plan_data, until
 
 
-@pytest.mark.parametrize("name", list(PACES))
-def test_the_plan_is_valid_at_every_pace(name: str) -> None:
-    plan = build(endpoints(), images().candidate, TRUST, pace(name), datetime.now(UTC))
+@pytest.mark.parametrize(
+    ("name", "scenario_name"),
+    [*((name, "green") for name in PACES), *(("fast", name) for name in SCENARIOS if name != "green")],
+)
+def test_the_plan_is_valid_at_every_pace_and_in_every_scenario(name: str, scenario_name: str) -> None:
+    plan = plan_data(name, scenario_name)
     loaded = parse_plan(dump(plan).encode(), "release.yaml", base=Path("/"))
     assert loaded.plan == Plan.model_validate(plan)
     assert loaded.plan.window_utc.contains(datetime.now(UTC))
@@ -48,8 +51,8 @@ def test_the_plan_is_valid_at_every_pace(name: str) -> None:
 
 
 def test_the_plan_says_what_it_waives_and_holds_no_secret() -> None:
-    text = dump(build(endpoints(), images().candidate, TRUST, pace("fast"), datetime.now(UTC)))
-    plan = Plan.model_validate(build(endpoints(), images().candidate, TRUST, pace("fast"), datetime.now(UTC)))
+    text = dump(plan_data())
+    plan = Plan.model_validate(plan_data())
     assert {waiver.what for waiver in plan.waivers} == {"approvals", "standby"}
     assert all(waiver.owner and waiver.reason for waiver in plan.waivers)
     assert plan.targets.kubernetes.token.ref.startswith("file:world/secrets/")
@@ -66,6 +69,16 @@ def test_scenarios_are_known_by_name_and_explain_themselves() -> None:
         "no-traffic",
         "metrics-outage",
         "low-headroom",
+        "policy-deny",
+        "signing-outage",
+        "slow-canary",
+        "stable-sick",
+        "approval-rejected",
+        "break-glass",
+        "critical-breach",
+        "window-closes",
+        "kpi-regression",
+        "operator-lost",
     ]
     assert all(entry.summary.endswith(".") for entry in SCENARIOS.values())
     with pytest.raises(UsageError, match="slo-breach-50"):

@@ -17,7 +17,7 @@ from cockpit.rehearsal.pace import pace
 from cockpit.rehearsal.platform import Images, Platform, running
 from cockpit.rehearsal.release_plan import Data, Endpoints, ImageTrust, build
 from cockpit.rehearsal.scenarios import scenario
-from cockpit.rehearsal.topology import CANDIDATE_VERSION, PROD, ROUTE, SERVICES, STABLE_VERSION
+from cockpit.rehearsal.topology import CANDIDATE_VERSION, PROD, ROUTE, SERVICES, STABLE_VERSION, STAGES
 
 DEADLINE = 60.0
 
@@ -44,7 +44,8 @@ def endpoints() -> Endpoints:
         prometheus="http://127.0.0.1:9",
         registry="http://127.0.0.1:9",
         entry="http://127.0.0.1:9",
-        stage="http://127.0.0.1:9",
+        load="http://127.0.0.1:9",
+        stages=dict.fromkeys(STAGES, "http://127.0.0.1:9"),
         token_url="http://127.0.0.1:9/token",
         token_secret="file:world/secrets/token",
         issuer="http://127.0.0.1:9",
@@ -60,9 +61,16 @@ def endpoints() -> Endpoints:
 TRUST = ImageTrust("ci@intelgraph.io", "http://127.0.0.1:9", "https://ci.invalid/builder", "git+https://x")
 
 
-def plan_data(pace_name: str = "fast") -> Data:
+def plan_data(pace_name: str = "fast", scenario_name: str = "green") -> Data:
     """Return the plan of a rehearsal as data."""
-    return build(endpoints(), images().candidate, TRUST, pace(pace_name), datetime.now(UTC))
+    return build(
+        endpoints(),
+        images().candidate,
+        TRUST,
+        pace(pace_name),
+        datetime.now(UTC),
+        scenario(scenario_name),
+    )
 
 
 async def until(what: str, holds: Callable[[], Awaitable[bool]]) -> None:

@@ -9,11 +9,15 @@ from typing import Any
 Document = dict[str, Any]
 Query = Mapping[str, str]
 
+_KNOWN_WORD = "ship"
 
-def answer(service: str, path: str, query: Query, *, version: str, tenant: str) -> Document | None:
+
+def answer(
+    service: str, path: str, query: Query, *, version: str, tenant: str, blind: bool = False
+) -> Document | None:
     """Return the document for `path` below the service's prefix, or None where there is none.
 
-    Every document starts with `service`, `version` and `tenant`.
+    Every document starts with `service`, `version` and `tenant`. A `blind` search knows one word only.
     """
     page = "healthz" if path == "/healthz" else path.strip("/")
     if page == "healthz":
@@ -21,6 +25,8 @@ def answer(service: str, path: str, query: Query, *, version: str, tenant: str) 
     else:
         make = _PAGES.get((service, page))
         body = make(query, tenant) if make is not None else None
+        if blind and body is not None and "hits" in body and body["query"] != _KNOWN_WORD:
+            body |= {"total": 0, "hits": []}
     if body is None:
         return None
     return {"service": service, "version": version, "tenant": tenant, **body}

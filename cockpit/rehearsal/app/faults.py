@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from cockpit.rehearsal.scenarios import Fault
+from cockpit.rehearsal.scenarios import Fault, FaultKind
 
 
 def canary_weight(routes: Iterable[Mapping[str, Any]]) -> int:
@@ -34,6 +34,6 @@ class Trigger:
         if self._fault is not None and weight >= self._fault.at_weight:
             self.fired.set()
 
-    def active(self, kind: str) -> bool:
+    def active(self, kind: FaultKind) -> bool:
         """Tell whether a fault of this kind is in force."""
         return self._fault is not None and self._fault.kind == kind and self.fired.is_set()

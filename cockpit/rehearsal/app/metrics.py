@@ -47,6 +47,16 @@ class PodMetrics:
                 buckets=BUCKETS,
                 registry=self._registry,
             )
+        self._leaks = Counter(
+            "tenant_isolation_violations_total",
+            "Answers that held another tenant's data, as the guard on the way out saw them.",
+            registry=self._registry,
+        )
+        self._searches: Counter | None = None
+        self._results: Counter | None = None
+        if service == "search":
+            self._searches = Counter("search_queries_total", "Searches answered.", registry=self._registry)
+            self._results = Counter("search_results_total", "Results found.", registry=self._registry)
         # A counter that only appears with its first error hides that error from rate(): start all at 0.
         for tenant in (*TENANT_RATES, NO_TENANT):
             for code in ("200", "500", "503"):
@@ -59,6 +69,16 @@ class PodMetrics:
         self._busy.inc(busy)
         if self._delivery is not None:
             self._delivery.observe(seconds)
+
+    def leaked(self) -> None:
+        """Count an answer that held another tenant's data."""
+        self._leaks.inc()
+
+    def searched(self, results: int) -> None:
+        """Count a search and what it found."""
+        if self._searches is not None and self._results is not None:
+            self._searches.inc()
+            self._results.inc(results)
 
     def exposition(self) -> bytes:
         """Return the metrics in Prometheus' text format."""

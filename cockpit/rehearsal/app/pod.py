@@ -17,6 +17,7 @@ from cockpit.rehearsal.app.content import answer
 from cockpit.rehearsal.app.faults import Trigger
 from cockpit.rehearsal.app.metrics import CONTENT_TYPE, PodMetrics
 from cockpit.rehearsal.app.records import RequestLog, Served
+from cockpit.rehearsal.scenarios import FaultKind
 from cockpit.rehearsal.topology import ENVIRONMENTS, NO_TENANT, TENANT_RATES, Behaviour
 
 _log = logging.getLogger("rehearsal.pod")
@@ -25,7 +26,8 @@ _QUEUE = 64  # requests that may wait; one more is answered 503 at once
 _SICK_ERRORS = 0.2
 _SICK_FACTOR = 4.0
 _SICK_EXTRA = 0.08
-
+_LATE_SECONDS = 0.25
+_LEAKS = 0.2
 
 _TRACEPARENT = re.compile(r"00-([0-9a-f]{32})-[0-9a-f]{16}-[0-9a-f]{2}")
 
@@ -93,6 +95,9 @@ class PodServer:
         self._idle.clear()
         try:
             status, body, busy = await self._serve(path, request, tenant)
+            if self._canary_fault("slow-canary"):
+                # Something behind the pod is late: no worker is busy, so nothing queues and nothing fails.
+                await asyncio.sleep(_LATE_SECONDS)
         finally:
             self._inside -= 1
             if not self._inside:
@@ -145,7 +150,7 @@ class PodServer:
             del self._waiting[ticket]
         start = clock()
         try:
-            sick = self.identity.track == "canary" and self._trigger.active("sick-canary")
+            sick = self._canary_fault("sick-canary")
             await asyncio.sleep(self._service_time(sick))
             rate = max(self.behaviour.error_rate, _SICK_ERRORS if sick else 0.0)
             if self._random.random() < rate:
@@ -157,13 +162,27 @@ class PodServer:
                 inner,
                 request.rel_url.query,
                 version=self.behaviour.version,
-                tenant=tenant,
+                tenant=self._whose(tenant),
+                blind=self.behaviour.blind,
             )
             if document is None:
                 return 404, {"error": "not found"}, clock() - start
+            if document["tenant"] != tenant:
+                self.metrics.leaked()
+            if "hits" in document:
+                self.metrics.searched(len(document["hits"]))
             return 200, document, clock() - start
         finally:
             self._workers.release()
+
+    def _canary_fault(self, kind: FaultKind) -> bool:
+        return self.identity.track == "canary" and self._trigger.active(kind)
+
+    def _whose(self, tenant: str) -> str:
+        """Return whose data is looked up: the asking tenant's, unless this pod mixes tenants up."""
+        if self._canary_fault("leaky-canary") and self._random.random() < _LEAKS:
+            return next(other for other in TENANT_RATES if other != tenant)
+        return tenant
 
     def _service_time(self, sick: bool) -> float:
         spread = self.behaviour.spread

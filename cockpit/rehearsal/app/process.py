@@ -25,7 +25,15 @@ from cockpit.rehearsal.app.metrics import CONTENT_TYPE
 from cockpit.rehearsal.app.records import RequestLog
 from cockpit.rehearsal.gateway import Gateway
 from cockpit.rehearsal.scenarios import Fault
-from cockpit.rehearsal.topology import NAMESPACES, PROD, SERVICES, TENANT_RATES, Behaviour
+from cockpit.rehearsal.topology import (
+    NAMESPACES,
+    PROD,
+    SERVICES,
+    STAGE,
+    STAGE_RATES,
+    TENANT_RATES,
+    Behaviour,
+)
 from cockpit.rehearsal.traffic import Traffic
 
 _MAX_SETTINGS = 1 << 20
@@ -130,16 +138,17 @@ async def run(settings: Settings, gone: Callable[[], Any]) -> None:
             TENANT_RATES,
             paused=lambda: app.trigger.active("no-traffic"),
         )
+        testers = Traffic(users, app.gateways[STAGE].url, STAGE_RATES, paused=lambda: False)
         discovery = await stack.enter_async_context(_discovery(app, traffic))
         ready = {
             "discovery": f"{discovery}/targets",
             "gateways": {namespace: gateway.url for namespace, gateway in app.gateways.items()},
         }
         print(json.dumps(ready), flush=True)
-        await _until_stopped(app, traffic, gone)
+        await _until_stopped(app, {PROD: traffic, STAGE: testers}, gone)
 
 
-async def _until_stopped(app: Application, traffic: Traffic, gone: Callable[[], Any]) -> None:
+async def _until_stopped(app: Application, traffic: Mapping[str, Traffic], gone: Callable[[], Any]) -> None:
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
@@ -149,13 +158,14 @@ async def _until_stopped(app: Application, traffic: Traffic, gone: Callable[[], 
         await gone()
         stop.set()
 
-    async def users() -> None:
-        while not app.gateways[PROD].serves(SERVICES):  # noqa: ASYNC110 - many mirrors, no single event
+    async def users(namespace: str) -> None:
+        while not app.gateways[namespace].serves(SERVICES):  # noqa: ASYNC110 - many mirrors, no single event
             await asyncio.sleep(0.1)
-        await traffic.run()
+        await traffic[namespace].run()
 
     async with asyncio.TaskGroup() as tasks:
-        jobs = [tasks.create_task(job) for job in (watch(), users(), app.log.run())]
+        jobs = [tasks.create_task(job) for job in (watch(), app.log.run())]
+        jobs += [tasks.create_task(users(namespace)) for namespace in traffic]
         jobs += [tasks.create_task(gateway.run()) for gateway in app.gateways.values()]
         jobs += [tasks.create_task(kubelet.run()) for kubelet in app.kubelets.values()]
         await stop.wait()
