@@ -23,6 +23,7 @@ from cockpit.base.ids import new_run_id
 from cockpit.base.redact import Redactor
 from cockpit.base.tasks import alongside
 from cockpit.conductor.abort import Stable, fallback
+from cockpit.conductor.api import ApiServer
 from cockpit.conductor.calls import ARTIFACTS
 from cockpit.conductor.control import ControlServer
 from cockpit.conductor.ending import Ending, cause_text, exit_before_traffic, write_results
@@ -185,13 +186,23 @@ class _Run:
             takeover=takeover,
         )
         control = ControlServer(self._run_dir, wired.people)
-        try:
-            await control.start()
-            stack.push_async_callback(control.stop)
-        except UsageError as error:
-            if not aborting:
-                raise
-            self._recorder.note(Noted(level="error", text=cause_text(error)))
+        api = ApiServer(
+            self._run_dir,
+            wired.people,
+            wired.promotions,
+            self._recorder,
+            self._clock,
+            version=self._loaded.plan.target_version,
+            plan_sha256=self._loaded.sha256,
+        )
+        for server in (control, api):
+            try:
+                await server.start()
+                stack.push_async_callback(server.stop)
+            except UsageError as error:
+                if not aborting:
+                    raise
+                self._recorder.note(Noted(level="error", text=cause_text(error)))
         stack.enter_context(_Signals(wired.people, signalled))
         await stack.enter_async_context(alongside(_beat(self._run_dir, control, self._clock)))
         return wired

@@ -14,6 +14,7 @@ from cockpit.agents.roster import ROSTER
 from cockpit.backends.cluster import KubernetesCluster
 from cockpit.backends.forge import GitRepo
 from cockpit.backends.http import BoundedHttpReader
+from cockpit.backends.issues import GitHubIssues
 from cockpit.backends.load import OpenLoopGenerator
 from cockpit.backends.metrics import PrometheusMetrics
 from cockpit.backends.notify import Webhook
@@ -30,6 +31,7 @@ from cockpit.conductor.gatekeeper import ReleaseGatekeeper
 from cockpit.conductor.lease import ReleaseLease
 from cockpit.conductor.people import People
 from cockpit.conductor.phases import Phases
+from cockpit.conductor.promotion_requests import PromotionRequests
 from cockpit.conductor.recorder import Recorder
 from cockpit.conductor.release import Parts, Release, reduced_reasons
 from cockpit.conductor.targets import Targets
@@ -81,6 +83,7 @@ class Wired:
     release: Release
     gatekeeper: ReleaseGatekeeper
     people: People
+    promotions: PromotionRequests
 
 
 def wire(
@@ -133,7 +136,7 @@ def wire(
             takeover=takeover,
         )
     )
-    return Wired(release, gatekeeper, people)
+    return Wired(release, gatekeeper, people, PromotionRequests(plan, recorder, clock))
 
 
 def _abort_mark(recorder: Recorder) -> str:
@@ -213,6 +216,13 @@ def backends_of(loaded: LoadedPlan, clock: Clock, redactor: Redactor, *, abortin
             target.url, secret(target.token), target.namespace, ca_file=ca_file, deadline=target.deadline
         )
 
+    def issues() -> GitHubIssues | None:
+        target = targets.issues
+        if target is None:
+            return None
+        token = secret(target.token)
+        return GitHubIssues(target.url, target.repository, token, clock=clock, deadline=target.deadline)
+
     trust_config = base / targets.signing.trust_config
     try:
         trust = trust_config.read_text(encoding="utf-8")
@@ -249,5 +259,7 @@ def backends_of(loaded: LoadedPlan, clock: Clock, redactor: Redactor, *, abortin
         http=BoundedHttpReader(),
         signing=signing,
         webhooks=Webhook({hook.url: secret(hook.secret) for hook in targets.webhooks if hook.secret}),
+        issues=issues(),
+        redactor=redactor,
     )
     return Backends(handles, cluster, abort_cluster, metrics, registry, signing, forge, redactor)

@@ -95,6 +95,12 @@ def parser() -> argparse.ArgumentParser:
         stop.add_argument("--reason", default="", help="the reason for access")
         stop.add_argument("--wait", action="store_true", help="wait until its effect is recorded")
 
+    promote = add("promote", "promote", "begin the promotion a run waits for (Promote v2)")
+    _run_option(promote)
+    promote.add_argument(
+        "--file", type=Path, metavar="JSON", help="the Promote v2 to send (default: what the run's plan says)"
+    )
+
     replay = add("replay", "replay", "replay a recording in the cockpit's screens")
     replay.add_argument("recording", type=Path, metavar="RECORDING", help="a run folder")
     replay.add_argument("--speed", type=float, default=1.0, metavar="X", help="times real speed (default 1)")
