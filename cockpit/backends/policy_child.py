@@ -1,4 +1,4 @@
-"""The child process of `EmbeddedRego`: one request on standard input, one answer on standard output.
+"""The child process of `EmbeddedRego` and `EmbeddedEngine`: a request on standard input, an answer on output.
 
 It runs with a clean environment and bounds of its own: a policy can see neither the cockpit's environment nor
 its files, and can be killed at the deadline.
@@ -36,6 +36,26 @@ def decide(request: dict[str, Any]) -> dict[str, Any]:
     return {"value": value}
 
 
+def decide_all(request: dict[str, Any]) -> dict[str, Any]:
+    """Evaluate `rule` over each of `inputs`: `{"result": …}`, or `{}` where undefined, as OPA answers."""
+    from regopy import Interpreter
+
+    rego = Interpreter()
+    rego.strict_built_in_errors = True
+    for name, source in request["modules"]:
+        rego.add_module(name, source)
+    answers: list[dict[str, Any]] = []
+    for number, one in enumerate(request["inputs"]):
+        rego.set_input_term(json.dumps(one, ensure_ascii=False))
+        output = rego.query(f"x := {request['rule']}")
+        if not output.ok():
+            return {"error": f"question {number + 1}: {output}"[:2000]}
+        results = output.results
+        defined = len(results) == 1 and "x" in results[0].bindings
+        answers.append({"result": results[0].bindings["x"]} if defined else {})
+    return {"answers": answers}
+
+
 def main() -> int:
     """Answer one request."""
     # No bound on address space: the engine's allocator reserves far more than it ever uses.
@@ -43,7 +63,7 @@ def main() -> int:
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     request = json.loads(sys.stdin.buffer.read())
     try:
-        answer = decide(request)
+        answer = decide_all(request) if "inputs" in request else decide(request)
     except Exception as error:  # noqa: BLE001 - whatever the engine raises is an answer: not a decision
         answer = {"error": f"{type(error).__name__}: {error}"[:2000]}
     sys.stdout.buffer.write(json.dumps(answer, ensure_ascii=False).encode("utf-8", "backslashreplace"))
