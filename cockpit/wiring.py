@@ -15,6 +15,7 @@ from cockpit.backends.cluster import KubernetesCluster
 from cockpit.backends.forge import GitRepo
 from cockpit.backends.http import BoundedHttpReader
 from cockpit.backends.issues import GitHubIssues
+from cockpit.backends.issues import GitHubIssues
 from cockpit.backends.load import OpenLoopGenerator
 from cockpit.backends.metrics import PrometheusMetrics
 from cockpit.backends.notify import Webhook
@@ -223,6 +224,13 @@ def backends_of(loaded: LoadedPlan, clock: Clock, redactor: Redactor, *, abortin
         token = secret(target.token)
         return GitHubIssues(target.url, target.repository, token, clock=clock, deadline=target.deadline)
 
+    def issues() -> GitHubIssues | None:
+        target = targets.issues
+        if target is None:
+            return None
+        token = secret(target.token)
+        return GitHubIssues(target.url, target.repository, token, clock=clock, deadline=target.deadline)
+
     trust_config = base / targets.signing.trust_config
     try:
         trust = trust_config.read_text(encoding="utf-8")
@@ -259,6 +267,8 @@ def backends_of(loaded: LoadedPlan, clock: Clock, redactor: Redactor, *, abortin
         http=BoundedHttpReader(),
         signing=signing,
         webhooks=Webhook({hook.url: secret(hook.secret) for hook in targets.webhooks if hook.secret}),
+        issues=issues(),
+        redactor=redactor,
         issues=issues(),
         redactor=redactor,
     )

@@ -4,7 +4,7 @@ ROLLBACK the effects. An operation that must not change anything has no handle t
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
@@ -12,6 +12,7 @@ from cockpit.agentkit.artifacts import Artifacts
 from cockpit.agentkit.info import AgentInfo
 from cockpit.base.clock import Clock, iso
 from cockpit.base.errors import EffectRefused
+from cockpit.base.redact import Redactor
 from cockpit.journal.state import ReleaseState
 from cockpit.plan.model import Plan
 from cockpit.rpc.messages import AgentRequest, GateVerdict, Judged, Query, VerdictDetails, WireGate
@@ -21,6 +22,7 @@ if TYPE_CHECKING:  # the clients' libraries are heavy; only those used are loade
     from cockpit.backends.cluster import ClusterReader
     from cockpit.backends.forge import GitRepo
     from cockpit.backends.http import HttpReader
+    from cockpit.backends.issues import IssueReader, IssueTracker
     from cockpit.backends.load import LoadGenerator
     from cockpit.backends.metrics import MetricsBackend
     from cockpit.backends.notify import WebhookSender
@@ -66,6 +68,9 @@ class Handles:
     http: HttpReader | None = None
     signing: SigningBackend | None = None
     webhooks: WebhookSender | None = None
+    issues: IssueTracker | None = None
+    redactor: Redactor = field(default_factory=Redactor)
+    """Knows the run's secrets: what an agent keeps of the world goes through it."""
 
 
 @dataclass(frozen=True)
@@ -142,6 +147,19 @@ class Context:
     def webhooks(self) -> WebhookSender:
         """Return the webhooks' sender (capability `webhook`)."""
         return self._handle("webhook", self.handles.webhooks)
+
+    @property
+    def issues(self) -> IssueReader:
+        """Return the forge's issues, read-only (capability `issues`)."""
+        return self._handle("issues", self.handles.issues)
+
+    @property
+    def issue_tracker(self) -> IssueTracker:
+        """Return the forge's issues to write to, through the effects (APPLY and ROLLBACK only)."""
+        tracker = self._handle("issues", self.handles.issues)
+        if self.effects is None:
+            raise EffectRefused(f"{self.request.op} must not change an issue", reason="capability")
+        return tracker
 
     @property
     def step(self) -> int:
