@@ -1,4 +1,4 @@
-"""What is said to the outside, before it has a shape: a text in parts, what it is about, and of which release."""
+"""What is said to the outside, before it has a shape: a text in parts, what it is about, of which release."""
 
 from __future__ import annotations
 

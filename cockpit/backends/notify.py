@@ -1,7 +1,7 @@
 """Messages to webhooks, in the shape each receiver wants, bounded in time and size, safe to send twice.
 
-Each message has a key that is the same at each attempt. It travels as `Idempotency-Key`, as CloudEvents id, as
-the labels of an alert or as `dedup_key`, so that a receiver that looks at it takes a message once.
+Each message has a key that is the same at each attempt. It travels as `Idempotency-Key`, as CloudEvents id,
+as the labels of an alert or as `dedup_key`, so that a receiver that looks at it takes a message once.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from urllib.parse import urlsplit
 from cockpit.backends.notices import Message
 from cockpit.backends.notify_shapes import Post, posts, signed
 from cockpit.base.clock import Clock, SystemClock
-from cockpit.base.errors import BackendGarbage, BackendRefused, BackendUnreachable
+from cockpit.base.errors import BackendError, BackendGarbage, BackendRefused, BackendUnreachable
 from cockpit.base.text import visible
 
 if TYPE_CHECKING:
@@ -104,7 +104,7 @@ class Webhook:
                     delivery = Delivery(await self._one(one, key, where, secret, seen), key)
         except TimeoutError:
             if seen.status >= 300:  # the answer was there, and only its text did not end
-                _judge(seen.status, "", where)
+                raise _error(seen.status, "", where) from None
             raise BackendUnreachable(f"no answer within {self._deadline:g} s", where=where) from None
         except (httpx.InvalidURL, httpx.UnsupportedProtocol, ValueError) as error:
             raise BackendRefused("not a webhook's address", where=where, status=400) from error
@@ -132,8 +132,7 @@ class Webhook:
                 if last or wait is None or wait >= self._deadline:
                     break
                 await self._clock.sleep(wait)
-        _judge(seen.status, text.replace(secret, "…") if secret else text, where)
-        raise AssertionError("not reached: _judge raises")
+        raise _error(seen.status, text.replace(secret, "…") if secret else text, where)
 
 
 @dataclass
@@ -159,15 +158,15 @@ def _retry_after(answer: httpx.Response) -> float | None:
     return float(given) if answer.status_code in _LATER and given.isascii() and given.isdigit() else None
 
 
-def _judge(status: int, said: str, where: str) -> None:
-    """Raise what an answer other than 2xx means."""
+def _error(status: int, said: str, where: str) -> BackendError:
+    """Return what an answer other than 2xx means."""
     text = f"the webhook answered {status}" + (f": {said}" if said else "")
     if status >= 500 or status == 429:
-        raise BackendUnreachable(text, where=where)
+        return BackendUnreachable(text, where=where)
     if status >= 400:
         hint = "check the webhook's secret" if status in (401, 403) else ""
-        raise BackendRefused(text, where=where, hint=hint, status=status)
-    raise BackendGarbage(f"the webhook answered {status}", where=where)
+        return BackendRefused(text, where=where, hint=hint, status=status)
+    return BackendGarbage(f"the webhook answered {status}", where=where)
 
 
 def _key(text: str) -> str:

@@ -93,7 +93,7 @@ def generic(message: Message) -> dict[str, Any]:
 
 
 def signed(url: str, kind: str, payload: Mapping[str, Any], secret: str) -> Post:
-    """Return a POST of JSON with `X-Cockpit-Kind`, signed as `X-Hub-Signature-256` where there is a secret."""
+    """Return a POST of JSON with `X-Cockpit-Kind`; with a secret, signed as `X-Hub-Signature-256`."""
     body = _json(payload)
     headers = {"X-Cockpit-Kind": header(kind, "kind")}
     if secret:
@@ -107,7 +107,7 @@ def signed(url: str, kind: str, payload: Mapping[str, Any], secret: str) -> Post
 
 
 def slack(message: Message) -> dict[str, Any]:
-    """Return an incoming webhook's message (docs.slack.dev): `text` for notifications, `blocks` to be shown."""
+    """Return an incoming webhook's message (docs.slack.dev): `text` to notify, `blocks` to be shown."""
     text = mrkdwn(message.parts)
     about = message.about
     small = [f"{about.repo} {about.version}", about.run_id]
