@@ -30,7 +30,7 @@ _CHANGING = frozenset({"APPLY", "ROLLBACK"})
 
 
 class AbortMessages:
-    """Effects for the messages of an abort: they are part of the hard stop and go out under a HALT too."""
+    """Effects for what belongs to an abort, its messages and every ROLLBACK: they go out under a HALT too."""
 
     def __init__(self, gate: EffectsGate) -> None:
         self._gate = gate
@@ -92,6 +92,7 @@ class LocalDispatch:
     def _effects(self, message: AgentRequest) -> Effects | None:
         if message.op not in _CHANGING:
             return None
-        if message.inputs.params.get("macro") == "breach":
+        # Aborts are exempt (gates.md, reading 8): neither window nor HALT may keep a ROLLBACK from restoring.
+        if message.op == "ROLLBACK" or message.inputs.params.get("macro") == "breach":
             return AbortMessages(self.effects)
         return self.effects

@@ -20,6 +20,7 @@ from cockpit.verdicts.rule import Judgement, Rule
 
 if TYPE_CHECKING:  # the clients' libraries are heavy; only those used are loaded, by wiring
     from cockpit.backends.cluster import ClusterReader
+    from cockpit.backends.flags import FlagsReader, FlagsWriter
     from cockpit.backends.forge import GitRepo
     from cockpit.backends.http import HttpReader
     from cockpit.backends.issues import IssueReader, IssueTracker
@@ -69,6 +70,7 @@ class Handles:
     signing: SigningBackend | None = None
     webhooks: WebhookSender | None = None
     issues: IssueTracker | None = None
+    flags: FlagsWriter | None = None
     redactor: Redactor = field(default_factory=Redactor)
     """Knows the run's secrets: what an agent keeps of the world goes through it."""
 
@@ -160,6 +162,19 @@ class Context:
         if self.effects is None:
             raise EffectRefused(f"{self.request.op} must not change an issue", reason="capability")
         return tracker
+
+    @property
+    def flags(self) -> FlagsReader:
+        """Return the feature flags, read-only (capability `flags`)."""
+        return self._handle("flags", self.handles.flags)
+
+    @property
+    def flag_writer(self) -> FlagsWriter:
+        """Return the feature flags to change, through the effects (APPLY and ROLLBACK only)."""
+        writer = self._handle("flags", self.handles.flags)
+        if self.effects is None:
+            raise EffectRefused(f"{self.request.op} must not change a flag", reason="capability")
+        return writer
 
     @property
     def step(self) -> int:

@@ -56,12 +56,20 @@ class _HungUp(BackendUnreachable):
     """The connection ended without an answer, or with something else than HTTP."""
 
 
-class FlagsBackend(Protocol):
+class FlagsReader(Protocol):
     """The flags of an environment; every method raises BackendError."""
 
     async def read(self) -> FlagFile:
         """Return the definitions."""
         ...
+
+    async def evaluate(self, flag: str, tenants: Sequence[str]) -> list[Evaluated]:
+        """Ask the service what each tenant sees of a flag."""
+        ...
+
+
+class FlagsWriter(FlagsReader, Protocol):
+    """Reads and changes flags."""
 
     async def change(self, edit: Callable[[str], str], *, fence: int) -> FlagFile:
         """Read, edit, and write on the version read, under `fence`; again when somebody wrote in between.
@@ -72,10 +80,6 @@ class FlagsBackend(Protocol):
 
     async def stamp(self, *, fence: int) -> None:
         """Put the fence on the definitions, so that a late write of an older holder gets 409."""
-        ...
-
-    async def evaluate(self, flag: str, tenants: Sequence[str]) -> list[Evaluated]:
-        """Ask the service what each tenant sees of a flag."""
         ...
 
     async def close(self) -> None:
@@ -118,7 +122,7 @@ class ConfigMapFlags:
         return self._file(await self._object())
 
     async def change(self, edit: Callable[[str], str], *, fence: int) -> FlagFile:
-        """Write an edit of the definitions; see FlagsBackend."""
+        """Write an edit of the definitions; see FlagsWriter."""
         return await self._write(edit, fence, always=False)
 
     async def stamp(self, *, fence: int) -> None:
