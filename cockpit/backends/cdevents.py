@@ -7,12 +7,12 @@ its schemas allow. What the cockpit knows beyond that travels in `customData`.
 
 from __future__ import annotations
 
-import json
 import uuid
 from typing import Any
 from urllib.parse import quote
 
 from cockpit.backends.notices import About, Message, Occurrence, ServiceFact, plain
+from cockpit.base.text import visible
 
 SPEC = "0.4.1"
 CONTENT_TYPE = "application/cloudevents+json; charset=utf-8"
@@ -33,8 +33,8 @@ _CHAINS = uuid.UUID("6f1d3a52-6b0b-5d3e-9c55-0d7a5c9b2e41")
 """Namespace of chain ids: all events of one run are one chain."""
 
 
-def events(message: Message) -> list[tuple[str, bytes]]:
-    """Return the CloudEvents of a message as (id, body); none when it says nothing CDEvents knows.
+def events(message: Message) -> list[tuple[str, dict[str, Any]]]:
+    """Return the CloudEvents of a message as (id, event); none when it says nothing CDEvents knows.
 
     The id is derived from the message's key: the same message sent again has the same ids and the same time,
     so that a receiver that looks at `source` + `id` takes each once.
@@ -42,8 +42,7 @@ def events(message: Message) -> list[tuple[str, bytes]]:
     found = []
     for occurrence in message.occurrences:
         id_ = ":".join(part for part in (message.key, occurrence.type, occurrence.name) if part)
-        body = json.dumps(_cloud_event(message, occurrence, id_), ensure_ascii=False, sort_keys=True)
-        found.append((id_, body.encode()))
+        found.append((id_, _cloud_event(message, occurrence, id_)))
     return found
 
 
@@ -95,7 +94,7 @@ def finished(about: About, outcome: str, errors: str = "") -> Occurrence:
     """Return: the release ended; outcome is success, failure or error."""
     content: dict[str, object] = {"pipelineName": _pipeline(about), "url": about.link, "outcome": outcome}
     if errors:
-        content["errors"] = errors
+        content["errors"] = visible(errors)
     return Occurrence("pipelinerun.finished", about.run_id, content)
 
 
@@ -115,7 +114,10 @@ def incident(
     about: About, predicate: str, incident_id: str, description: str, ticket: str = ""
 ) -> Occurrence:
     """Return: an incident was detected, reported (with the address of its ticket) or resolved."""
-    content: dict[str, object] = {"environment": {"id": about.environment}, "description": description}
+    content: dict[str, object] = {
+        "environment": {"id": about.environment},
+        "description": visible(description),
+    }
     if predicate == "reported":
         content["ticketURI"] = ticket
     return Occurrence(f"incident.{predicate}", incident_id, content)

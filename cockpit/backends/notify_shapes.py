@@ -65,8 +65,8 @@ def posts(kind: str, url: str, secret: str, message: Message) -> list[Post]:
     if kind == "cdevents":
         headers = {**_bearer(secret), "Content-Type": cdevents.CONTENT_TYPE}
         return [
-            Post(url, _bounded(body), {**headers, "Idempotency-Key": header(id_, "key")})
-            for id_, body in cdevents.events(message)
+            Post(url, _json(event), {**headers, "Idempotency-Key": header(id_, "key")})
+            for id_, event in cdevents.events(message)
         ]
     return [signed(url, message.kind, generic(message), secret)]
 
@@ -250,10 +250,6 @@ def _json(payload: object) -> bytes:
         body = json.dumps(payload, sort_keys=True, ensure_ascii=False, allow_nan=False).encode()
     except (TypeError, ValueError, RecursionError) as error:
         raise BackendRefused(f"the message cannot be written as JSON: {error}", status=400) from None
-    return _bounded(body)
-
-
-def _bounded(body: bytes) -> bytes:
     if len(body) > MAX_MESSAGE_BYTES:
         raise BackendRefused(f"a message of {len(body)} bytes, more than {MAX_MESSAGE_BYTES}", status=413)
     return body
