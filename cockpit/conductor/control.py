@@ -6,17 +6,21 @@ import asyncio
 import os
 import socket
 import struct
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import msgspec
 
 from cockpit.base.errors import UsageError
 from cockpit.base.text import visible
+from cockpit.conductor.desks import KINDS, Desks
 from cockpit.conductor.people import People, Stop
 from cockpit.control.client import SOCKET, socket_address
 from cockpit.control.halt_file import HALT_REQUEST
 from cockpit.control.messages import MAX_COMMAND_BYTES, Command, Reply, decode_command, encode
 
+Act = Callable[[Command], str]
+"""Does what a command says; returns why not, or nothing."""
 _MOST_CONNECTIONS = 32
 _SILENT = 10.0
 """Seconds an attached front end may go without a command or a ping."""
@@ -25,9 +29,18 @@ _SILENT = 10.0
 class ControlServer:
     """Serves the control socket of one run."""
 
-    def __init__(self, run_dir: Path, people: People) -> None:
+    def __init__(
+        self,
+        run_dir: Path,
+        people: People,
+        acts: Mapping[str, Act] | None = None,
+        desks: Desks | None = None,
+    ) -> None:
+        """`acts`: what takes the commands of the run's other parts, by their kind; `desks` what is signed."""
         self._run_dir = run_dir
+        self._desks = desks
         self._people = people
+        self._acts = {**(acts or {}), **self._own_acts()}
         self._server: asyncio.Server | None = None
         self._writers: set[asyncio.StreamWriter] = set()
 
@@ -103,7 +116,11 @@ class ControlServer:
                 if command.kind == "hello" and not attached:
                     attached = command.source or "unnamed"
                     self._people.attach(attached)
-                writer.write(encode(self._act(command)))
+                reply = self._act(command)
+                if command.kind in KINDS:
+                    # Signatures take a while to check; a HALT behind one also lies there as a file.
+                    reply = await self._decide(command)
+                writer.write(encode(reply))
                 await writer.drain()
         except (ConnectionError, asyncio.IncompleteReadError):
             pass
@@ -112,6 +129,12 @@ class ControlServer:
             if attached:
                 self._people.detach(attached)
             writer.close()
+
+    async def _decide(self, command: Command) -> Reply:
+        if self._desks is None:
+            return Reply(command.id, False, "this run takes no approvals")
+        problem = await self._desks.take(command)
+        return Reply(command.id, not problem, problem)
 
     def _act(self, command: Command) -> Reply:
         if command.kind == "halt":
@@ -122,21 +145,35 @@ class ControlServer:
             self._acknowledge()
         if command.kind not in ("hello", "ping"):
             self._people.received(command.id, command.kind, command.by, command.reason, command.source)
-        problem = ""
-        if command.kind == "resume":
-            problem = self._people.resume(command.by, command.reason)
-        elif command.kind == "rollback":
-            cause = command.reason or "ROLLBACK, the reason follows"
-            problem = self._people.stop(Stop("manual", f"ROLLBACK by {command.by}: {cause}", command.by))
-        elif command.kind == "reason":
-            self._people.reason(command.by, command.reason)
-        elif command.kind == "note":
-            self._people.note(command.by, command.reason)
-        elif command.kind == "answer":
-            problem = self._people.answer(command.question, command.answer, command.by, command.reason)
-        elif command.kind == "stay":
-            self._people.note(command.by, "stays halted")
+        act = self._acts.get(command.kind)
+        problem = act(command) if act is not None else "nothing in this run takes that command"
         return Reply(command.id, not problem, problem)
+
+    def _own_acts(self) -> dict[str, Act]:
+        people = self._people
+
+        def told(do: Callable[[Command], None]) -> Act:
+            def act(command: Command) -> str:
+                do(command)
+                return ""
+
+            return act
+
+        def rollback(command: Command) -> str:
+            cause = command.reason or "ROLLBACK, the reason follows"
+            return people.stop(Stop("manual", f"ROLLBACK by {command.by}: {cause}", command.by))
+
+        return {
+            "hello": lambda _: "",
+            "ping": lambda _: "",
+            "halt": lambda _: "",
+            "resume": lambda c: people.resume(c.by, c.reason),
+            "rollback": rollback,
+            "reason": told(lambda c: people.reason(c.by, c.reason)),
+            "note": told(lambda c: people.note(c.by, c.reason)),
+            "answer": lambda c: people.answer(c.question, c.answer, c.by, c.reason),
+            "stay": told(lambda c: people.note(c.by, "stays halted")),
+        }
 
 
 def _own_user(writer: asyncio.StreamWriter) -> bool:

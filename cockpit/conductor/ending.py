@@ -56,6 +56,14 @@ class ApprovalMissing(CockpitError):
     """An approval is needed and not there."""
 
 
+class ApprovalExpired(ApprovalMissing):
+    """Nobody approved in time; a time-out never approves."""
+
+
+class ApprovalRejected(CockpitError):
+    """Somebody who may said no; it binds."""
+
+
 class Stopped(CockpitError):
     """A person, a signal or the plan decided to end the run."""
 
@@ -81,7 +89,7 @@ def exit_before_traffic(error: BaseException) -> int:
     """Return the exit code of what ended a run before prod traffic moved."""
     if isinstance(error, PhaseFailed):
         return _BY_KIND[error.kind]
-    if isinstance(error, (Breach, PreflightFailed)):
+    if isinstance(error, (Breach, PreflightFailed, ApprovalRejected)):
         return 10
     if isinstance(error, Inconclusive):
         return 11
@@ -106,7 +114,7 @@ def wire_reason(error: BaseException) -> str:
         return error.stop.reason
     if isinstance(error, Breach):
         return "slo_breach"
-    if isinstance(error, (PreflightFailed, PhaseFailed)):
+    if isinstance(error, (PreflightFailed, PhaseFailed, ApprovalRejected)):
         return "gate_fail"
     if isinstance(error, Inconclusive):
         return "inconclusive"
