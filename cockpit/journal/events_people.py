@@ -205,12 +205,13 @@ class NotDue(Event, frozen=True, tag="calendar.not_due.v1"):
 
 
 class SoakChanged(Event, frozen=True, tag="calendar.soak.v1"):
-    """The soak began, was broken (it starts again), or is done."""
+    """The soak is running, was broken (it starts again), or is done; `blob` holds the answers that say so."""
 
     state: str
     since: str
     until: str
     reason: str
+    blob: str = ""
 
 
 # -- hard stop ----------------------------------------------------------------------------------------

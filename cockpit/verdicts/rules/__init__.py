@@ -20,7 +20,9 @@ RULES: dict[str, str] = {
     "contracts_compatible": "cockpit.verdicts.rules.contracts:contracts_compatible",
     "named_checks": "cockpit.verdicts.rules.checks:named_checks",
     "go_no_go": "cockpit.verdicts.rules.go_no_go:go_no_go",
+    "soak": "cockpit.verdicts.rules.soak:soak",
     "supply_chain": "cockpit.evidence.supply_chain_rule:supply_chain",
+    "external_statement": "cockpit.verdicts.rules.external:external_statement",
     "unmeasured": "cockpit.verdicts.rules.unmeasured:unmeasured",
 }
 """Name → `module:function`; a name, once recorded, keeps its meaning."""
