@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator, Mapping
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from cockpit.rehearsal.topology import (
     APPLICATION,
     CONTAINER,
     DEV,
+    FLAGS,
+    GA_FLAGS,
     LOADED,
     NAMESPACES,
     PERF,
@@ -24,6 +28,7 @@ from cockpit.rehearsal.topology import (
 Manifest = dict[str, Any]
 
 
+_FLAGS_LAST = timedelta(days=90)
 _PLACES: tuple[tuple[str, Track, int], ...] = (
     (PROD, "stable", STABLE_REPLICAS),
     (PROD, "canary", 0),
@@ -46,6 +51,7 @@ def platform(
     for namespace in NAMESPACES:
         yield _namespace(namespace)
         yield _gateway(namespace)
+    yield _flags()
     for service in SERVICES:
         for namespace, track, replicas in _PLACES:
             lax = (namespace, track, service) == (PROD, "canary", lax_service)
@@ -121,6 +127,30 @@ def _namespace(name: str) -> Manifest:
         "apiVersion": "v1",
         "kind": "Namespace",
         "metadata": {"name": name, "labels": {"app.kubernetes.io/part-of": APPLICATION}},
+    }
+
+
+def _flags() -> Manifest:
+    """Return the flag definitions (flagd's format): all off, each with an owner and a day it ends."""
+    ends = (datetime.now(UTC) + _FLAGS_LAST).strftime("%Y-%m-%d")
+    flags = {
+        name: {
+            "state": "ENABLED",
+            "variants": {"on": True, "off": False},
+            "defaultVariant": "off",
+            "metadata": {"owner": "@product", "expires": ends},
+        }
+        for name in GA_FLAGS
+    }
+    return {
+        "apiVersion": "v1",
+        "kind": "ConfigMap",
+        "metadata": {
+            "name": FLAGS,
+            "namespace": PROD,
+            "labels": {"app.kubernetes.io/part-of": APPLICATION},
+        },
+        "data": {"flags.json": json.dumps({"flags": flags}, indent=2) + "\n"},
     }
 
 

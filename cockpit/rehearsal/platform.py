@@ -6,7 +6,7 @@ import asyncio
 import json
 import secrets
 from collections.abc import AsyncIterator, Mapping
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -20,11 +20,13 @@ from cockpit.rehearsal.app.faults import Trigger, canary_weight
 from cockpit.rehearsal.app.mirror import Mirror
 from cockpit.rehearsal.app.process import Settings
 from cockpit.rehearsal.child import AppProcess
+from cockpit.rehearsal.flags import serving_flags
 from cockpit.rehearsal.kube import KubeServer, admin, conductor
 from cockpit.rehearsal.prometheus.server import PrometheusServer
 from cockpit.rehearsal.scenarios import Scenario
 from cockpit.rehearsal.topology import (
     CANDIDATE_VERSION,
+    FLAGS,
     LOADED,
     NAMESPACES,
     PROD,
@@ -73,6 +75,7 @@ class Platform:
     kube: KubeServer
     prometheus: PrometheusServer
     app: AppProcess
+    flags_url: str
     scenario: Scenario
     world_token: str
     conductor_token: str
@@ -191,17 +194,17 @@ async def running(
             images=images.behaviours(scenario),
             fault=scenario.fault,
         )
-        app = await AppProcess.start(settings)
-        try:
+        async with AsyncExitStack() as stack:
+            app = await AppProcess.start(settings)
+            stack.push_async_callback(app.stop)
             prometheus = PrometheusServer(
                 scrape_interval=scrape, http_sd_urls=[app.endpoints.discovery], sd_interval=0.25
             )
             await prometheus.start()
-            try:
-                yield Platform(kube, prometheus, app, scenario, tokens["world"], tokens["conductor"])
-            finally:
-                await prometheus.stop()
-        finally:
-            await app.stop()
+            stack.push_async_callback(prometheus.stop)
+            flags = await stack.enter_async_context(
+                serving_flags(kube.url, tokens["world"], namespace=PROD, configmap=FLAGS)
+            )
+            yield Platform(kube, prometheus, app, flags.url, scenario, tokens["world"], tokens["conductor"])
     finally:
         await kube.stop()

@@ -14,7 +14,16 @@ from ruamel.yaml.comments import CommentedMap
 from cockpit.rehearsal.pace import Pace, seconds
 from cockpit.rehearsal.plan_looks import canary, p95_ms, stages
 from cockpit.rehearsal.scenarios import Scenario
-from cockpit.rehearsal.topology import CANDIDATE_VERSION, LOADED, PROD, ROUTE, SERVICES
+from cockpit.rehearsal.topology import (
+    CANDIDATE_VERSION,
+    FLAGS,
+    GA_FLAGS,
+    LOADED,
+    PILOT_TENANTS,
+    PROD,
+    ROUTE,
+    SERVICES,
+)
 
 Data = dict[str, Any]
 
@@ -63,6 +72,10 @@ class Endpoints:
     to_ref: str
     webhook: str
     webhook_secret: str
+    issues: str
+    issues_repository: str
+    issues_token: str
+    flags: str
 
 
 def build(
@@ -87,8 +100,8 @@ def build(
         "environment": "prod",
         "window_utc": _window(now, pace.second_step if scenario.short_window else _OPEN_SECONDS),
         "oncall": ["@sre", "@platform", "@security", "@product"],
-        "pilot_tenants": ["t1", "t2"],
-        "ga_flags": ["search", "realtime", "reports"],
+        "pilot_tenants": list(PILOT_TENANTS),
+        "ga_flags": list(GA_FLAGS),
         "auto_ramp_flags": False,
         "budgets": {
             "preview_day_usd": 3,
@@ -206,6 +219,17 @@ def _targets(endpoints: Endpoints, trust: ImageTrust, pace: Pace) -> Data:
             "services": list(LOADED),
             # Wider than the canary's: it is measured where it is sent, with the sender's own delays.
             "threshold": "p95_ms<=250",
+        },
+        "issues": {
+            "url": endpoints.issues,
+            "repository": endpoints.issues_repository,
+            "token": endpoints.issues_token,
+        },
+        "flags": {
+            "namespace": PROD,
+            "configmap": FLAGS,
+            "evaluate_url": endpoints.flags,
+            "settle": "10s",
         },
         "entry_url": endpoints.entry,
         "smoke": [

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from cockpit.base.threads import BoundedThreads
 from cockpit.rehearsal.forge import FROM_REF, TO_REF, make_repository
+from cockpit.rehearsal.issues import IssuesServer
 from cockpit.rehearsal.platform import Images
 from cockpit.rehearsal.registry import BuildSigner, Image, RegistryServer, attach, build_image, push
 from cockpit.rehearsal.registry.predicates import CANDIDATE, PREVIOUS
@@ -52,6 +53,9 @@ class Supply:
     to_ref: str
     webhook_url: str
     webhook_secret: str
+    issues_url: str
+    issues_repository: str
+    issues_token: str
 
 
 class Build:
@@ -161,6 +165,7 @@ async def supplying(place: Path, scenario: Scenario) -> AsyncIterator[Supply]:
         SigstoreServer() as sigstore,
         RegistryServer() as registry,
         WebhookReceiver(place / "webhooks.jsonl", secret=webhook_secret) as webhook,
+        IssuesServer(record=place / "issues.jsonl") as issues,
     ):
         commits = (forge.stable, forge.candidate)
         made = make_images(scenario, *commits)
@@ -180,4 +185,7 @@ async def supplying(place: Path, scenario: Scenario) -> AsyncIterator[Supply]:
             to_ref=TO_REF,
             webhook_url=webhook.url,
             webhook_secret=webhook_secret,
+            issues_url=issues.url,
+            issues_repository=issues.repository,
+            issues_token=issues.token,
         )

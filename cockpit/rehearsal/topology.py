@@ -16,6 +16,10 @@ NAMESPACES = (PROD, STAGE, DEV, PERF)
 STAGES = (DEV, STAGE)
 """Namespaces before prod that take the candidate, in this order."""
 CONTAINER = "app"
+FLAGS = "feature-flags"
+"""The ConfigMap in prod with the flag definitions."""
+GA_FLAGS = ("search", "realtime", "reports")
+PILOT_TENANTS = ("t1", "t2")
 SERVICES = ("gateway", "web", "search", "realtime", "reports", "ingest")
 STABLE_VERSION = "v2.9.4"
 CANDIDATE_VERSION = "v3.0.0"

@@ -20,7 +20,9 @@ from cockpit.rehearsal.supply import Supply, supplying
 from cockpit.rehearsal.topology import DEV, PERF, STAGE, STAGES
 from cockpit.rehearsal.watch_lock import until_released
 
-_KUBERNETES, _SIGNING, _WEBHOOK = (f"world/secrets/{name}" for name in ("kubernetes", "signing", "webhook"))
+_KUBERNETES, _SIGNING, _WEBHOOK, _ISSUES = (
+    f"world/secrets/{name}" for name in ("kubernetes", "signing", "webhook", "issues")
+)
 _FIRST_LOCK = 120.0
 _SETTLE = 1.5
 
@@ -86,6 +88,7 @@ def _write(folder: Path, scenario: Scenario, pace: Pace, supply: Supply, platfor
         _KUBERNETES: platform.conductor_token,
         _SIGNING: supply.token_secret,
         _WEBHOOK: supply.webhook_secret,
+        _ISSUES: supply.issues_token,
     }.items():
         write_private(folder / name, secret.encode())
     write_private(place / "trust_config.json", supply.trust_config.encode())
@@ -108,6 +111,10 @@ def _write(folder: Path, scenario: Scenario, pace: Pace, supply: Supply, platfor
         to_ref=supply.to_ref,
         webhook=supply.webhook_url,
         webhook_secret=f"file:{_WEBHOOK}",
+        issues=supply.issues_url,
+        issues_repository=supply.issues_repository,
+        issues_token=f"file:{_ISSUES}",
+        flags=platform.flags_url,
     )
     about: dict[str, Any] = {
         "scenario": scenario.name,
@@ -125,6 +132,8 @@ def _write(folder: Path, scenario: Scenario, pace: Pace, supply: Supply, platfor
             "stage": endpoints.stages[STAGE],
             "issuer": endpoints.issuer,
             "webhook": endpoints.webhook,
+            "issues": endpoints.issues,
+            "flags": endpoints.flags,
         },
     }
     write_private(place / "world.json", json.dumps(about, indent=2).encode() + b"\n")

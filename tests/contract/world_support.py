@@ -55,6 +55,10 @@ def endpoints() -> Endpoints:
         to_ref="main",
         webhook="http://127.0.0.1:9/hook",
         webhook_secret="file:world/secrets/webhook",
+        issues="http://127.0.0.1:9",
+        issues_repository="intelgraph/platform",
+        issues_token="file:world/secrets/issues",
+        flags="http://127.0.0.1:9",
     )
 
 
