@@ -6,7 +6,10 @@ import re
 from collections.abc import Sequence
 from itertools import pairwise
 
+from cockpit.plan.calendar import Soak
+from cockpit.plan.checks import MetricCheck
 from cockpit.plan.model import BaselineCheck, BurnRate, Canary, Plan
+from cockpit.verdicts.calendar import MOST, next_opening
 from cockpit.verdicts.thresholds import Threshold, parse
 
 Problem = tuple[str, str, str]
@@ -27,6 +30,10 @@ def unfailable(plan: Plan) -> list[Problem]:
     for number, risk in enumerate(plan.risks):
         for index, trigger in enumerate(risk.triggers):
             problems += _trigger(f"risks[{number}].triggers[{index}].threshold", trigger.threshold)
+    if plan.calendar is not None:
+        problems += _opens(plan)
+        if plan.calendar.soak is not None:
+            problems += _soak(plan.calendar.soak)
     problems += _unique("services", [service.name for service in plan.services])
     problems += _unique("phases", plan.phases)
     problems += _unique("agents", plan.agents)
@@ -98,17 +105,48 @@ def _checks(canary: Canary) -> list[Problem]:
         )
     for index, check in enumerate(canary.checks):
         field = f"canary.checks[{index}].threshold"
-        found = _threshold(field, check.threshold)
-        problems += found
-        if not found and parse(check.threshold).metric != check.metric:
-            problems.append(
-                (
-                    field,
-                    f"{check.threshold!r} is not about the metric {check.metric!r}",
-                    f"write it about {check.metric}",
-                )
-            )
+        problems += _check(field, check)
     return problems
+
+
+def _check(field: str, check: MetricCheck) -> list[Problem]:
+    problems = _threshold(field, check.threshold)
+    if not problems and parse(check.threshold).metric != check.metric:
+        problems.append(
+            (
+                field,
+                f"{check.threshold!r} is not about the metric {check.metric!r}",
+                f"write it about {check.metric}",
+            )
+        )
+    return problems
+
+
+def _soak(soak: Soak) -> list[Problem]:
+    problems = _unique("calendar.soak.checks", [check.metric for check in soak.checks])
+    for index, check in enumerate(soak.checks):
+        problems += _check(f"calendar.soak.checks[{index}].threshold", check)
+    if soak.interval > soak.lasts:
+        problems.append(
+            (
+                "calendar.soak.interval",
+                f"the soak is over after {soak.lasts:g} s, before the first look",
+                f"at most {soak.lasts:g}",
+            )
+        )
+    return problems
+
+
+def _opens(plan: Plan) -> list[Problem]:
+    if next_opening(plan, plan.window_utc.start, MOST) is None:
+        return [
+            (
+                "calendar",
+                "freezes and recurring windows leave no moment of window_utc to promote prod in",
+                "a window_utc that meets one of the windows outside the freezes",
+            )
+        ]
+    return []
 
 
 def _baseline(field: str, check: BaselineCheck) -> list[Problem]:
