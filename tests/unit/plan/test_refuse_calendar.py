@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from tests.unit.plan.test_refuse import data, problems
+from tests.unit.plan.test_refuse import problems
 
 CHECK = {"metric": "p95_ms", "query": "p95(stage[{window}])", "threshold": "p95_ms<=150"}
 
