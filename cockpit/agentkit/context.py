@@ -28,6 +28,8 @@ if TYPE_CHECKING:  # the clients' libraries are heavy; only those used are loade
     from cockpit.backends.metrics import MetricsBackend
     from cockpit.backends.notify import WebhookSender
     from cockpit.backends.policy import PolicyBackend
+    from cockpit.backends.policy_engine import DecisionEngine
+    from cockpit.backends.policy_opa import PolicyReader, PolicyStore
     from cockpit.backends.registry import RegistryBackend
     from cockpit.backends.signing import SigningBackend
 
@@ -65,6 +67,9 @@ class Handles:
     registry: RegistryBackend | None = None
     forge: GitRepo | None = None
     policy: PolicyBackend | None = None
+    decisions: DecisionEngine | None = None
+    policies: PolicyReader | None = None
+    policy_store: PolicyStore | None = None
     load: LoadGenerator | None = None
     http: HttpReader | None = None
     signing: SigningBackend | None = None
@@ -129,6 +134,24 @@ class Context:
     def policy(self) -> PolicyBackend:
         """Return the policy engine (capability `rego`)."""
         return self._handle("rego", self.handles.policy)
+
+    @property
+    def decisions(self) -> DecisionEngine:
+        """Return the engine of the release policy (capability `opa`)."""
+        return self._handle("opa", self.handles.decisions)
+
+    @property
+    def policies(self) -> PolicyReader | None:
+        """Return the policies OPA holds, read-only (capability `opa`); None with the embedded engine."""
+        self._handle("opa", self.handles.decisions)
+        return self.handles.policies
+
+    @property
+    def policy_store(self) -> PolicyStore:
+        """Return the policies OPA holds, to be changed through `effects` (capability `opa`)."""
+        if self.effects is None:
+            raise EffectRefused(f"{self.request.op} changes no policy", reason="capability")
+        return self._handle("opa", self.handles.policy_store)
 
     @property
     def load(self) -> LoadGenerator:

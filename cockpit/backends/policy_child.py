@@ -44,10 +44,12 @@ def decide_all(request: dict[str, Any]) -> dict[str, Any]:
     rego.strict_built_in_errors = True
     for name, source in request["modules"]:
         rego.add_module(name, source)
+    # Built once: a question then takes less than a millisecond instead of twenty.
+    bundle = rego.build(f"x := {request['rule']}", [])
     answers: list[dict[str, Any]] = []
     for number, one in enumerate(request["inputs"]):
         rego.set_input_term(json.dumps(one, ensure_ascii=False))
-        output = rego.query(f"x := {request['rule']}")
+        output = rego.query_bundle(bundle)
         if not output.ok():
             return {"error": f"question {number + 1}: {output}"[:2000]}
         results = output.results

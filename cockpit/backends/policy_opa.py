@@ -10,12 +10,23 @@ import asyncio
 import json
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 from urllib.parse import quote, urlsplit
 
-from cockpit.backends.policy_engine import MAX_QUESTIONS, RULE, refusal, unfit
+from cockpit.backends.policy_engine import (
+    MAX_QUESTIONS,
+    RULE,
+    DecisionEngine,
+    EmbeddedEngine,
+    builtin_policy,
+    refusal,
+    unfit,
+)
 from cockpit.base.errors import BackendGarbage, BackendRefused, BackendUnreachable
 from cockpit.base.text import visible
+from cockpit.plan.operations import PolicyEngine
 from cockpit.verdicts.policy_decision import Decision, read_decision, stored
 
 if TYPE_CHECKING:
@@ -189,6 +200,25 @@ class OpaPolicyStore(OpaPolicies):
     async def delete(self, policy: str) -> None:
         """Take a policy away; see PolicyStore."""
         await self._call("DELETE", policy, none=(404,))
+
+
+@dataclass(frozen=True, slots=True)
+class ReleasePolicy:
+    """Who decides on a release, and where the policy lies; `store` is None with the embedded engine."""
+
+    engine: DecisionEngine
+    store: OpaPolicyStore | None
+    reader: OpaPolicies | None
+
+
+def release_policy(target: PolicyEngine, base: Path, token: str = "") -> ReleasePolicy:
+    """Return the engine of a plan's `targets.policy`; `base` is the folder of the plan."""
+    if target.url is None:
+        folder = base / target.bundle if target.bundle else builtin_policy()
+        engine = EmbeddedEngine(folder, package=target.package, deadline=target.deadline)
+        return ReleasePolicy(engine, None, None)
+    http = OpaHttp(target.url, token=token, deadline=target.deadline)
+    return ReleasePolicy(OpaEngine(http, package=target.package), OpaPolicyStore(http), OpaPolicies(http))
 
 
 async def _read(answer: httpx.Response, most: int, where: str) -> bytes:

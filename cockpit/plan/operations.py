@@ -59,7 +59,9 @@ class PolicyEngine(Strict):
     token: SecretRef | None = None
     package: Annotated[str, Field(pattern=r"^[a-z_][a-z0-9_]*(/[a-z_][a-z0-9_]*)*$")] = "cockpit/release"
     bundle: str = ""
-    """Folder of Rego files for the embedded engine, relative to the plan; empty: the built-in policy."""
+    """Folder of Rego files, relative to the plan; empty: the built-in policy. OPA is given the same files."""
+    table: str = ""
+    """Decision table A19 holds the policy to, a JSON file relative to the plan; empty: the built-in one."""
     deadline: PositiveSeconds = 5.0
 
     @model_validator(mode="after")

@@ -37,8 +37,10 @@ class OpaServer:
         self.asked: deque[tuple[dict[str, str], bytes]] = deque(maxlen=_KEPT)
         self._token = token
         self._odd: OpaFault | None = None
-        # Compiled once for a set of modules: a decision then takes about a millisecond.
-        self._engine: tuple[dict[str, str], Any] | None = None
+        # Built once for a set of modules: a decision then takes about a millisecond.
+        self._engine: Any = None
+        self._built: dict[str, Any] = {}
+        self._built_of: dict[str, str] | None = None
         routes = [
             web.get("/health", self._guarded(self._health, free=True)),
             web.post("/v1/data/{path:.+}", self._guarded(self._decide)),
@@ -117,11 +119,13 @@ class OpaServer:
         return web.json_response(found)
 
     def _evaluate(self, rule: str, asked: Any) -> dict[str, Any]:
-        if self._engine is None or self._engine[0] != self.policies:
-            self._engine = (dict(self.policies), _compile(self.policies))
-        engine = self._engine[1]
-        engine.set_input_term(json.dumps(asked, ensure_ascii=False))
-        output = engine.query(f"x := {rule}")
+        if self._built_of != self.policies:
+            self._engine, self._built = _compile(self.policies), {}
+            self._built_of = dict(self.policies)
+        if rule not in self._built:
+            self._built[rule] = self._engine.build(f"x := {rule}", [])
+        self._engine.set_input_term(json.dumps(asked, ensure_ascii=False))
+        output = self._engine.query_bundle(self._built[rule])
         if not output.ok():
             raise ValueError(str(output))
         results = output.results

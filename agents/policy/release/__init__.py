@@ -1,1 +1,1 @@
-"""Who may do what to a release, and what is asked of them besides; `decision_table.json` is its test."""
+"""Who may do what to a release, and what is asked of them besides; `../decision_table.json` is its test."""

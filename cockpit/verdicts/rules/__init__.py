@@ -18,11 +18,15 @@ RULES: dict[str, str] = {
     "headroom_utilisation": "cockpit.verdicts.rules.perf:headroom_utilisation",
     "policy_admission": "cockpit.verdicts.rules.policy:policy_admission",
     "contracts_compatible": "cockpit.verdicts.rules.contracts:contracts_compatible",
+    "decision_table": "cockpit.verdicts.rules.authz:decision_table",
     "named_checks": "cockpit.verdicts.rules.checks:named_checks",
     "go_no_go": "cockpit.verdicts.rules.go_no_go:go_no_go",
     "soak": "cockpit.verdicts.rules.soak:soak",
     "supply_chain": "cockpit.evidence.supply_chain_rule:supply_chain",
     "external_statement": "cockpit.verdicts.rules.external:external_statement",
+    "flag_scopes": "cockpit.verdicts.rules.flags:flag_scopes",
+    "kpi_regressions": "cockpit.verdicts.rules.kpi:kpi_regressions",
+    "error_budget": "cockpit.verdicts.rules.economics:error_budget",
     "unmeasured": "cockpit.verdicts.rules.unmeasured:unmeasured",
 }
 """Name → `module:function`; a name, once recorded, keeps its meaning."""
