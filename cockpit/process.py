@@ -14,6 +14,7 @@ import sys
 from collections.abc import Callable
 from contextlib import AbstractAsyncContextManager, AsyncExitStack
 from pathlib import Path
+from typing import Literal
 
 from cockpit.backends.forge import GitRepo
 from cockpit.base.clock import Clock, SystemClock
@@ -29,6 +30,8 @@ from cockpit.conductor.control import ControlServer
 from cockpit.conductor.ending import Ending, cause_text, exit_before_traffic, write_results
 from cockpit.conductor.people import People, Stop
 from cockpit.conductor.recorder import Recorder
+from cockpit.conductor.resume import must_abort
+from cockpit.control.client import operator
 from cockpit.evidence.pack import TRUSTED_ROOT
 from cockpit.journal.events import Noted, RollbackStarted, RollbackUnfinished, RunClosed, RunOpened
 from cockpit.journal.heads import RunKey, write_public_key
@@ -37,13 +40,16 @@ from cockpit.journal.writer import JournalWriter
 from cockpit.plan.load import LoadedPlan, load_plan, parse_plan
 from cockpit.supervisor import EXIT, HEARTBEAT
 from cockpit.telemetry import Telemetry, observed
-from cockpit.wiring import Wired, backends_of, opened, wire
+from cockpit.wiring import Wired, backends_of, opened, reopened, undo_reason, wire
 
 RELEASE_NOTES = "release_notes.md"
 _RUN_KEY = "run.key"
 _BEAT = 0.5
 _STOPPED_HARD = 75
 _UNFINISHED = 21
+Sitting = Literal["", "run", "rollback", "kpi"]
+_FINAL = frozenset({20})
+"""Exit codes after which a run has no further sitting."""
 _SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 
 
@@ -53,11 +59,16 @@ async def conduct(
     *,
     unattended: bool,
     resume: bool,
+    sitting: Sitting = "",
+    told: str = "",
+    reason: str = "",
     takeover: str = "",
     signalled: Callable[[], int] = lambda: 0,
 ) -> int:
-    """Run (or, with `resume`, take up and abort) a release; return its exit code.
+    """Run a release, or take one up that was left behind (`resume`); return its exit code.
 
+    `sitting`: what to do with a run that has closed: go on where it was, roll it back, or measure its KPIs.
+    `told`: why a run that is taken up must be aborted, whatever its plan says. `reason`: of the sitting.
     `signalled`: how many signals came before this process could take them.
     """
     os.umask(0o077)
@@ -73,15 +84,19 @@ async def conduct(
         loaded = load_plan(plan_path) if before.run is None else _journaled(recorder, before.run, plan_path)
         # From here to the terminal record: both ends of the release are in its trace.
         await watched.enter_async_context(_observed(loaded, run_dir, clock, redactor, before.seq + 1))
-        if before.closed is not None and before.closed.exit != _UNFINISHED:
+        again = sitting if before.closed is not None and not resume else ""
+        if before.closed is not None and before.closed.exit != _UNFINISHED and not again:
             # It died between its terminal record and its files: only those are left to write.
             ending = Ending(before.closed.exit, before.closed.cause)
         else:
             if before.run is None:
                 await recorder.record(opened(loaded, recorder.run_id, key, clock, recorder))
             run = _Run(loaded, run_dir, recorder, key, clock, redactor)
-            if before.run is not None:
-                ending = await run.abort(unattended)
+            if again:
+                await recorder.record(reopened(before, reason or again))
+                ending = await run.again(again, unattended, takeover, reason)
+            elif before.run is not None:
+                ending = await run.take_up(unattended, told)
             elif resume:
                 ending = Ending(30, "the conductor ended before the run had begun")
             else:
@@ -144,13 +159,42 @@ class _Run:
             self._recorder.note(Noted(level="error", text=cause_text(error)))
         return ending
 
-    async def abort(self, unattended: bool) -> Ending:
-        """Take up what an earlier conductor left, and abort it."""
+    async def again(self, sitting: Sitting, unattended: bool, takeover: str, reason: str) -> Ending:
+        """Another sitting of a run that had closed: go on, roll it back, or measure its KPIs."""
         ending: Ending | None = None
         try:
             async with AsyncExitStack() as stack:
-                wired = await self._begin(stack, unattended, "", lambda: 0, aborting=True)
-                ending = await wired.release.abort_only("the conductor ended before the release did")
+                wired = await self._begin(
+                    stack, unattended, takeover, lambda: 0, aborting=sitting == "rollback"
+                )
+                if sitting == "rollback":
+                    by = operator()
+                    cause = f"ROLLBACK of the release by {by}: {reason or 'no reason given'}"
+                    ending = await wired.release.undo(undo_reason(reason), cause, by)
+                elif sitting == "kpi":
+                    ending = await wired.release.measure()
+                else:
+                    ending = await wired.release.run(wired.progress)
+                await wired.gatekeeper.record_gates()
+        except Exception as error:  # noqa: BLE001 - see release()
+            if ending is None:
+                return self._ended_by(error)
+            self._recorder.note(Noted(level="error", text=cause_text(error)))
+        return ending
+
+    async def take_up(self, unattended: bool, told: str) -> Ending:
+        """Take up what an earlier conductor left: go on where it was, or abort, as the plan says."""
+        ending: Ending | None = None
+        state = self._recorder.state()
+        why = must_abort(state, self._loaded.plan, told=told)
+        cause = "the conductor ended before the release did"
+        try:
+            async with AsyncExitStack() as stack:
+                wired = await self._begin(stack, unattended, "", lambda: 0, aborting=bool(why))
+                if why:
+                    ending = await wired.release.abort_only(f"{cause}; {why}")
+                else:
+                    ending = await wired.release.go_on(cause, wired.progress)
                 await wired.gatekeeper.record_gates()
         except Exception as error:  # noqa: BLE001 - whatever it was, production may be in mid-canary
             if ending is None:
@@ -185,7 +229,7 @@ class _Run:
             unattended=unattended,
             takeover=takeover,
         )
-        control = ControlServer(self._run_dir, wired.people)
+        control = ControlServer(self._run_dir, wired.people, wired.acts)
         api = ApiServer(
             self._run_dir,
             wired.people,
@@ -312,7 +356,7 @@ def _finish(run_dir: Path, recorder: Recorder, ending: Ending) -> None:
     """Write what is written on every exit; the exit code first, and each whatever becomes of the others."""
 
     def forget_key() -> None:
-        if ending.exit != _UNFINISHED:  # a person may have it resumed
+        if ending.exit in _FINAL:
             (run_dir / _RUN_KEY).unlink(missing_ok=True)
 
     writers: tuple[Callable[[], object], ...] = (

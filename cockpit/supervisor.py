@@ -61,6 +61,7 @@ class Supervisor:
         self._command = command
         self._child: subprocess.Popen[bytes] | None = None
         self._signals = 0
+        self._told = ""
         self._beat = -1
         self._beat_at = 0.0
 
@@ -100,6 +101,8 @@ class Supervisor:
     def _one(self, *, resume: bool) -> int:
         for name in (HEARTBEAT, HALT_REQUEST):
             # A HALT that no conductor took is not lost: the next one resumes into an abort.
+            if name == HALT_REQUEST and (self._run_dir / name).exists():
+                self._told = "a HALT was not acknowledged"
             try:
                 (self._run_dir / name).unlink(missing_ok=True)
             except OSError:
@@ -107,6 +110,8 @@ class Supervisor:
         self._halt_since = None
         started = time.monotonic()
         command = [*self._command, "--resume"] if resume else self._command
+        if resume and (self._told or self._signals):
+            command += ["--told", self._told or "it was told to end"]
         # Born with signals held back: one that comes before it can take them waits, and does not end it.
         signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
         try:

@@ -5,44 +5,56 @@ from __future__ import annotations
 import base64
 import os
 import socket
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 from cockpit.agentkit.context import Handles
+from cockpit.agentkit.external import ExternalAgents, roster_with
 from cockpit.agents.records import events_of
 from cockpit.agents.roster import ROSTER
 from cockpit.backends.cluster import KubernetesCluster
+from cockpit.backends.flags import ConfigMapFlags
 from cockpit.backends.forge import GitRepo
 from cockpit.backends.http import BoundedHttpReader
-from cockpit.backends.issues import GitHubIssues
 from cockpit.backends.issues import GitHubIssues
 from cockpit.backends.load import OpenLoopGenerator
 from cockpit.backends.metrics import PrometheusMetrics
 from cockpit.backends.notify import Webhook
 from cockpit.backends.policy import EmbeddedRego
+from cockpit.backends.policy_opa import release_policy
 from cockpit.backends.registry import OciRegistry
 from cockpit.backends.signing import HttpToken, SigstoreSigning
 from cockpit.base.clock import Clock, iso
 from cockpit.base.errors import UsageError
 from cockpit.base.redact import Redactor
+from cockpit.base.text import visible
+from cockpit.composing import Closed, acts_of, hooks_of
 from cockpit.conductor.analyst import PrometheusAnalyst
 from cockpit.conductor.calls import AgentCalls
+from cockpit.conductor.control import Act
 from cockpit.conductor.effects import EffectsGate
-from cockpit.conductor.gatekeeper import ReleaseGatekeeper
+from cockpit.conductor.gatekeeper import ReleaseGatekeeper, reduced_reasons
 from cockpit.conductor.lease import ReleaseLease
-from cockpit.conductor.people import People
+from cockpit.conductor.people import People, WireReason
 from cockpit.conductor.phases import Phases
 from cockpit.conductor.promotion_requests import PromotionRequests
 from cockpit.conductor.recorder import Recorder
-from cockpit.conductor.release import Parts, Release, reduced_reasons
+from cockpit.conductor.release import Parts, Release
+from cockpit.conductor.resume import Progress, progress_of
 from cockpit.conductor.targets import Targets
+from cockpit.conductor.timetable import Timetable
+from cockpit.conductor.tools import BakeClock, Handover, Reverify
 from cockpit.control.client import operator
 from cockpit.dispatch import LocalDispatch
 from cockpit.journal.base import Event
-from cockpit.journal.events import RosterEntry, RunOpened, ServiceImage
+from cockpit.journal.events import Noted, RosterEntry, RunOpened, ServiceImage
+from cockpit.journal.events_people import RunReopened
 from cockpit.journal.heads import RunKey
+from cockpit.journal.state import ReleaseState
 from cockpit.plan.load import LoadedPlan
 from cockpit.plan.model import Plan
+from cockpit.plan.operations import External
 from cockpit.plan.values import SecretRef
 from cockpit.rpc.messages import AgentResponse
 from cockpit.sealing import PackSealer
@@ -75,6 +87,8 @@ class Backends:
         for closing in (self.cluster.close(), self.abort_cluster.close(), self.metrics.close()):
             await closing
         await self.registry.close()
+        if isinstance(self.handles.flags, ConfigMapFlags):
+            await self.handles.flags.close()
 
 
 @dataclass(frozen=True)
@@ -85,6 +99,10 @@ class Wired:
     gatekeeper: ReleaseGatekeeper
     people: People
     promotions: PromotionRequests
+    progress: Progress
+    """What the journal has behind it already."""
+    acts: Mapping[str, Act]
+    """What takes commands of front ends, by their kind."""
 
 
 def wire(
@@ -102,7 +120,19 @@ def wire(
     plan = loaded.plan
     holder = f"{operator()}@{socket.gethostname()}/{recorder.run_id}"
     lease = ReleaseLease(backends.cluster, plan.targets.kubernetes, holder, recorder, clock)
-    effects = EffectsGate(recorder, lease, clock, plan.window_utc, frozenset({"prod", "stage", "all"}))
+    state = recorder.state()
+    timetable = Timetable(plan, recorder, clock)
+    closed = Closed(plan, timetable)
+    effects = EffectsGate(
+        recorder,
+        lease,
+        clock,
+        closed,
+        frozenset({"prod", "stage", "all", *(stage.environment for stage in plan.stages)}),
+        sitting=state.people.sitting,
+        already=_already(state),
+    )
+    closed.in_flight = lambda: effects.prod_shifted and not effects.released
     people = People(
         effects=effects,
         recorder=recorder,
@@ -110,15 +140,36 @@ def wire(
         on_halt=plan.on_halt,
         bound=plan.halt_bound,
         unattended=unattended,
+        sitting=state.people.sitting,
     )
-    dispatch = LocalDispatch(loaded, run_dir, clock, recorder, backends.handles, effects)
+    roster = roster_with(ROSTER, plan.external)
+    external = _external(loaded, run_dir, recorder, backends.redactor)
+    dispatch = LocalDispatch(loaded, run_dir, clock, recorder, backends.handles, effects, external)
 
     def consequences(agent: str, response: AgentResponse) -> list[Event]:
         return events_of(agent, response, run_dir, recorder.state())
 
-    calls = AgentCalls(dispatch, recorder, clock, deadline=plan.agent_deadline, consequences=consequences)
-    phases = Phases(ROSTER, plan.agents, calls, recorder, people)
-    gatekeeper = ReleaseGatekeeper(plan, loaded.sha256, ROSTER, phases, recorder, clock)
+    calls = AgentCalls(
+        dispatch,
+        recorder,
+        clock,
+        deadline=plan.agent_deadline,
+        consequences=consequences,
+        sitting=state.people.sitting,
+    )
+    phases = Phases(roster, plan.agents, calls, recorder, people)
+    gatekeeper = ReleaseGatekeeper(plan, loaded.sha256, roster, phases, recorder, clock)
+    bake, reverify = BakeClock(recorder), Reverify(phases, recorder)
+    hooks = hooks_of(
+        plan,
+        recorder=recorder,
+        clock=clock,
+        effects=effects,
+        people=people,
+        timetable=timetable,
+        closed=closed,
+        reverify=reverify,
+    )
     release = Release(
         Parts(
             plan=plan,
@@ -134,10 +185,62 @@ def wire(
             phases=phases,
             gatekeeper=gatekeeper,
             sealer=PackSealer(plan, run_dir, recorder, key, backends.signing, backends.forge),
+            bake=bake,
+            hooks=hooks,
             takeover=takeover,
         )
     )
-    return Wired(release, gatekeeper, people, PromotionRequests(plan, recorder, clock))
+    return Wired(
+        release=release,
+        gatekeeper=gatekeeper,
+        people=people,
+        promotions=PromotionRequests(plan, recorder, clock),
+        progress=progress_of(state, plan, loaded.sha256, roster, clock.now()),
+        acts=acts_of(bake, reverify, Handover(recorder)),
+    )
+
+
+def _already(state: ReleaseState) -> frozenset[str]:
+    """Return the promotion verbs earlier sittings sent to prod, or may have sent."""
+    verbs = {"scale"} if state.canary.stage not in ("", "preflight") else set()
+    return frozenset(verbs | ({"shift"} if state.canary.moved else set()))
+
+
+def undo_reason(reason: str) -> WireReason:
+    """Return the reason of Rollback v2 a person's words begin with, else that it was by hand."""
+    return "kpi_regression" if reason.startswith("kpi_regression") else "manual"
+
+
+def reopened(state: ReleaseState, why: str) -> RunReopened:
+    """Return the record of another sitting."""
+    sitting = state.people.sitting + 1
+    return RunReopened(sitting=sitting, why=why, operator=operator(), host=socket.gethostname())
+
+
+def _external(loaded: LoadedPlan, run_dir: Path, recorder: Recorder, redactor: Redactor) -> ExternalAgents:
+    """Return the plan's agents that are not ours."""
+
+    def secret(external: External) -> str:
+        if external.token is None:
+            return ""
+        try:
+            value = external.token.read(loaded.base)
+        except LookupError as error:
+            raise UsageError(str(error), where=external.token.ref) from None
+        redactor.add(value)
+        return value
+
+    return ExternalAgents(
+        loaded,
+        run_dir,
+        recorder,
+        secret=secret,
+        note=lambda text: _noted(recorder, text),
+    )
+
+
+def _noted(recorder: Recorder, text: str) -> None:
+    recorder.note(Noted(level="info", text=visible(text)))
 
 
 def _abort_mark(recorder: Recorder) -> str:
@@ -175,7 +278,7 @@ def opened(loaded: LoadedPlan, run_id: str, key: RunKey, clock: Clock, recorder:
                 built=info.built,
                 required=info.id in plan.agents,
             )
-            for info in ROSTER
+            for info in roster_with(ROSTER, plan.external)
         ],
         ga_flags=list(plan.ga_flags),
         headroom_target=plan.headroom_target,
@@ -217,12 +320,20 @@ def backends_of(loaded: LoadedPlan, clock: Clock, redactor: Redactor, *, abortin
             target.url, secret(target.token), target.namespace, ca_file=ca_file, deadline=target.deadline
         )
 
-    def issues() -> GitHubIssues | None:
-        target = targets.issues
+    def flags() -> ConfigMapFlags | None:
+        target, kube = targets.flags, targets.kubernetes
         if target is None:
             return None
-        token = secret(target.token)
-        return GitHubIssues(target.url, target.repository, token, clock=clock, deadline=target.deadline)
+        ca_file = str(base / kube.ca_file) if kube.ca_file else ""
+        # A client of its own: the namespace may be another, and an abort sets flags back through it as well.
+        return ConfigMapFlags(
+            KubernetesCluster(
+                kube.url, secret(kube.token), target.namespace, ca_file=ca_file, deadline=kube.deadline
+            ),
+            configmap=target.configmap,
+            key=target.key,
+            evaluate_url=target.evaluate_url,
+        )
 
     def issues() -> GitHubIssues | None:
         target = targets.issues
@@ -241,6 +352,9 @@ def backends_of(loaded: LoadedPlan, clock: Clock, redactor: Redactor, *, abortin
             ) from None
         trust = ""  # signing will fail and say so; the abort does not wait for it
     secret(targets.signing.token_secret)
+    for external in plan.external.values():
+        if external.token is not None:
+            secret(external.token)  # one that is missing is said now, not in the middle of the release
     signing = SigstoreSigning(
         trust,
         token=HttpToken(
@@ -257,19 +371,23 @@ def backends_of(loaded: LoadedPlan, clock: Clock, redactor: Redactor, *, abortin
         targets.registry.url, token=secret(targets.registry.token) if targets.registry.token else None
     )
     forge = GitRepo(base / targets.repository.path)
+    policy_token = secret(targets.policy.token) if targets.policy.token is not None else ""
+    deciding = release_policy(targets.policy, base, policy_token)
     handles = Handles(
         metrics=metrics,
         cluster=cluster,
         registry=registry,
         forge=forge,
         policy=EmbeddedRego(),
+        decisions=deciding.engine,
+        policies=deciding.reader,
+        policy_store=deciding.store,
         load=OpenLoopGenerator(targets.load.url, targets.load.environment) if targets.load else None,
         http=BoundedHttpReader(),
         signing=signing,
         webhooks=Webhook({hook.url: secret(hook.secret) for hook in targets.webhooks if hook.secret}),
         issues=issues(),
-        redactor=redactor,
-        issues=issues(),
+        flags=flags(),
         redactor=redactor,
     )
     return Backends(handles, cluster, abort_cluster, metrics, registry, signing, forge, redactor)

@@ -34,6 +34,9 @@ def main(arguments: argparse.Namespace) -> int:
                 arguments.run,
                 unattended=arguments.auto,
                 resume=arguments.resume,
+                sitting=arguments.sitting,
+                told=arguments.told,
+                reason=arguments.reason,
                 takeover=arguments.takeover,
                 signalled=lambda: _early,
             )

@@ -10,8 +10,12 @@ from pathlib import Path
 from types import FrameType
 
 from cockpit.base.errors import UsageError
+from cockpit.base.files import write_private
+from cockpit.supervisor import EXIT
 
 LOG = "conductor.log"
+PLAN_PATH = "plan.path"
+"""Where the plan lay: a later sitting finds what it refers to (secrets, trust) beside it."""
 
 
 class Signals:
@@ -45,16 +49,30 @@ class Signals:
 
 
 def start_supervisor(
-    plan: Path, run_dir: Path, *, auto: bool, resume: bool = False, takeover: str = ""
+    plan: Path,
+    run_dir: Path,
+    *,
+    auto: bool,
+    resume: bool = False,
+    sitting: str = "",
+    reason: str = "",
+    takeover: str = "",
 ) -> subprocess.Popen[bytes]:
-    """Start supervisor and conductor, away from this terminal: what ends us does not end them."""
+    """Start supervisor and conductor, away from this terminal: what ends us does not end them.
+
+    `sitting`: what a run that has closed is opened again for: run, rollback or kpi.
+    """
     command = [sys.executable, "-m", "cockpit", "conduct", str(plan), "--run", str(run_dir)]
     if auto:
         command.append("--auto")
     if resume:
         command.append("--resume")
-    if takeover:
-        command += ["--takeover", takeover]
+    for flag, value in (("--sitting", sitting), ("--reason", reason), ("--takeover", takeover)):
+        if value:
+            command += [flag, value]
+    write_private(run_dir / PLAN_PATH, str(plan).encode())
+    if sitting:
+        (run_dir / EXIT).unlink(missing_ok=True)  # that of the sitting before
     with (run_dir / LOG).open("ab") as log:
         return subprocess.Popen(  # noqa: S603
             [sys.executable, "-m", "cockpit.supervisor", str(run_dir), "--", *command],
@@ -76,6 +94,17 @@ def front_end(
     from cockpit.screens.entry import run_live
 
     return run_live(run_dir, control=True, ascii=ascii_only)
+
+
+def plan_of(run_dir: Path) -> Path:
+    """Return where a run's plan lies; raises UsageError when that is not known or it has gone."""
+    try:
+        path = Path((run_dir / PLAN_PATH).read_text(encoding="utf-8"))
+    except OSError:
+        path = run_dir / "release.yaml"
+    if not path.is_file():
+        raise UsageError("the run's plan is not there any more", where=str(path), hint="put it back")
+    return path
 
 
 def need_terminal(auto: bool) -> None:

@@ -73,8 +73,8 @@ def parser() -> argparse.ArgumentParser:
     run.add_argument(
         "--takeover", default="", metavar="REASON", help="take the lock of a holder that has gone"
     )
-    run.add_argument("--resume", action="store_true", help="take up a run that was left behind (aborts it)")
-    run.add_argument("--run", type=Path, metavar="DIR", help="the run folder to resume")
+    run.add_argument("--resume", action="store_true", help="take up a run whose conductor was lost")
+    run.add_argument("--run", type=Path, metavar="DIR", help="the run to resume, or to go on with")
     _run_flags(run)
 
     status = add("status", "status", "say where a run stands")
@@ -143,6 +143,9 @@ def parser() -> argparse.ArgumentParser:
     conduct.add_argument("--auto", action="store_true")
     conduct.add_argument("--takeover", default="")
     conduct.add_argument("--resume", action="store_true")
+    conduct.add_argument("--sitting", choices=("", "run", "rollback", "kpi"), default="")
+    conduct.add_argument("--told", default="")
+    conduct.add_argument("--reason", default="")
     return root
 
 

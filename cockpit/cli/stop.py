@@ -9,7 +9,9 @@ from pathlib import Path
 
 from cockpit.base.clock import SystemClock
 from cockpit.base.errors import BackendUnreachable, UsageError
+from cockpit.cli.auto import watch
 from cockpit.cli.folders import find_run
+from cockpit.cli.launch import Signals, plan_of, start_supervisor
 from cockpit.cli.status import state_of
 from cockpit.control.client import ControlClient, operator
 from cockpit.control.halt_file import leave_halt_request
@@ -22,6 +24,8 @@ def main(arguments: argparse.Namespace) -> int:
     """Send the command; return 0 when its effect is recorded, 1 when it could not be confirmed."""
     folder = find_run(arguments.run)
     if (state := state_of(folder)).closed is not None:
+        if arguments.command == "rollback" and state.canary.released and state.rollback is None:
+            return _undo(folder, arguments.reason)
         raise UsageError(f"that run has ended: {state.closed.outcome}", where=str(folder))
     return asyncio.run(_stop(folder, arguments.command, arguments.reason, wait=arguments.wait))
 
@@ -60,3 +64,17 @@ async def _stop(folder: Path, kind: str, reason: str, *, wait: bool) -> int:
     for command in rollback.fallback if rollback is not None else ():
         print(f"  {command}", file=sys.stderr)
     return 1
+
+
+def _undo(folder: Path, reason: str) -> int:
+    """Roll back a release that is out, in another sitting of its run: stable gets its images back."""
+    if not reason.strip():
+        raise UsageError(
+            "rolling back a release that is out needs a reason", where=str(folder), hint="--reason TEXT"
+        )
+    plan = plan_of(folder)
+    signals = Signals()
+    supervisor = signals.start(
+        lambda: start_supervisor(plan, folder, auto=True, sitting="rollback", reason=reason)
+    )
+    return watch(folder, supervisor, "text")

@@ -78,11 +78,34 @@ class Analyst(Protocol):
         ...
 
 
+class BakeLength(Protocol):
+    """What people make of a bake's length."""
+
+    @property
+    def paused(self) -> bool:
+        """Whether its clock stands still."""
+        ...
+
+    @property
+    def extra(self) -> float:
+        """Seconds by which it was extended."""
+        ...
+
+
 class Bake:
     """Looks at one step until it has passed, failed or cannot be told."""
 
-    def __init__(self, analyst: Analyst, canary: Canary, clock: Clock, recorder: Recorder, step: int) -> None:
+    def __init__(
+        self,
+        analyst: Analyst,
+        canary: Canary,
+        clock: Clock,
+        recorder: Recorder,
+        step: int,
+        length: BakeLength | None = None,
+    ) -> None:
         self._analyst = analyst
+        self._length = length
         self._canary = canary
         self._clock = clock
         self._recorder = recorder
@@ -97,13 +120,17 @@ class Bake:
 
     async def until_passed(self) -> None:
         """Return once enough looks passed, the last of them over the whole bake."""
-        started = self._clock.monotonic()
+        baked, at = 0.0, self._clock.monotonic()
         while True:
             await self._clock.sleep(self._pause)
-            elapsed = self._clock.monotonic() - started
-            window = min(self._canary.bake, max(elapsed, 4 * self._canary.interval))
+            elapsed, at = self._clock.monotonic() - at, self._clock.monotonic()
+            paused = self._length is not None and self._length.paused
+            baked += 0.0 if paused else elapsed
+            wanted = self._canary.bake + (self._length.extra if self._length is not None else 0.0)
+            window = min(wanted, max(baked, 4 * self._canary.interval))
             result = await self._look(window)
-            whole = window >= self._canary.bake
+            # A person may have paused it while it was being looked at.
+            whole = window >= wanted and not (self._length is not None and self._length.paused)
             if result.outcome == "pass" and whole and self._passes >= self._canary.required_passes:
                 self.summary = f"{self._passes} passes, {result.requests:g} requests in the last {window:g} s"
                 return

@@ -15,7 +15,7 @@ from typing import Any, Literal, Protocol
 import msgspec
 
 from cockpit.base.clock import Clock
-from cockpit.base.errors import CockpitError, EffectRefused, MessageInvalid
+from cockpit.base.errors import AnswerLate, CockpitError, EffectRefused, MessageInvalid
 from cockpit.base.files import sha256_file
 from cockpit.base.ids import new_trace_id
 from cockpit.base.limits import MAX_LINE_BYTES
@@ -88,8 +88,10 @@ class AgentCalls:
         *,
         deadline: float,
         consequences: Consequences = lambda agent, response: (),
+        sitting: int = 1,
     ) -> None:
         """`consequences` gives what else an answer means for the journal: risks, messages, signatures."""
+        self._sitting = sitting
         self._consequences = consequences
         self._dispatch = dispatch
         self._recorder = recorder
@@ -127,7 +129,8 @@ class AgentCalls:
     async def _attempt(
         self, agent: str, name: str, request: AgentRequest, attempt: int, deadline: float | None
     ) -> CallResult:
-        call = f"c{next(self._numbers)}"
+        number = f"c{next(self._numbers)}"
+        call = number if self._sitting == 1 else f"{self._sitting}.{number}"
         started = self._clock.monotonic()
         await self._recorder.record(
             AgentCalled(
@@ -152,6 +155,8 @@ class AgentCalls:
             return await self._failed(
                 call, agent, request, "timeout", f"no answer within {limit:g} s", started
             )
+        except AnswerLate as error:
+            return await self._failed(call, agent, request, "timeout", str(error), started)
         except EffectRefused as error:
             return await self._failed(call, agent, request, "refused", str(error), started)
         except asyncio.CancelledError:

@@ -21,7 +21,9 @@ from cockpit.conductor.abort import Stable
 from cockpit.conductor.bake import Analyst, Bake, Breach, Inconclusive
 from cockpit.conductor.effects import EffectsGate
 from cockpit.conductor.recorder import Recorder
+from cockpit.conductor.resume import Progress
 from cockpit.conductor.targets import DeploymentSeen, Targets
+from cockpit.conductor.tools import BakeClock
 from cockpit.journal.events import (
     Noted,
     Released,
@@ -71,6 +73,13 @@ class Wiring:
     """Waits until no HALT is in force."""
     undecided: Callable[[Inconclusive], Awaitable[None]]
     """Asks a person; returns to try the step again, raises to roll back."""
+    bake: BakeClock
+    before: Callable[[int], Awaitable[None]]
+    """What else must be so before a step moves traffic (approvals, policy); raises what stands against it."""
+    after: Callable[[int], Awaitable[None]]
+    """What goes along with a step that advanced (flags, messages); raises nothing."""
+    closed: Callable[[], str]
+    """Why prod must not be promoted now: the window, a freeze."""
 
 
 class Promotion:
@@ -82,6 +91,7 @@ class Promotion:
         self._stable = Stable()
         self._replacing = False
         self._carried = False
+        self._from = Progress()
 
     @property
     def stable(self) -> Stable:
@@ -98,13 +108,34 @@ class Promotion:
         """Whether stable, on the new images, carries all traffic: the release is out."""
         return self._carried
 
+    def take_up(self, progress: Progress) -> None:
+        """Begin where an earlier conductor was."""
+        self._from = progress
+        self._stable, self._replacing, self._carried = progress.stable, progress.replacing, progress.carried
+
     async def run(self) -> None:
-        """Promote through every step and replace stable."""
+        """Promote through every step that is left and replace stable."""
+        last = len(self._canary.steps)
+        if self._carried:
+            return await self._take_canary_down(last)
         await self._record_stable()
         for number, weight in enumerate(self._canary.steps, start=1):
-            await self._w.recorder.record(StepStarted(step=number, weight=weight))
+            if number < self._from.step:
+                continue
+            if not (number == self._from.step and self._from.started):
+                await self._w.recorder.record(StepStarted(step=number, weight=weight))
+            self._w.bake.begin()
+            if number == self._from.step and self._from.doubt:
+                await self._still_in_doubt(number)
             await self._persist(number, partial(self._step, number, weight))
-        await self._persist(len(self._canary.steps), self._replace_stable)
+            await self._w.after(number)
+        await self._persist(last, self._replace_stable)
+        return None
+
+    async def _still_in_doubt(self, step: int) -> None:
+        """What was inconclusive stays so over a crash: a person decides (gates.md)."""
+        async with alongside(self._guard(step)):
+            await self._w.undecided(Inconclusive(self._from.doubt))
 
     async def _persist(self, step: int, stage: Callable[[], Awaitable[None]]) -> None:
         """Do a stage; a HALT holds it until resumed, an inconclusive one is put to a person."""
@@ -170,6 +201,7 @@ class Promotion:
         # The step before still has its traffic: it is watched until this one bakes.
         async with alongside(self._guard(max(1, step - 1))):
             await self._preflight(step)
+            await self._w.before(step)
             await self._stage(step, "scale")
             await self._scale_canary(weight)
             await self._stage(step, "shift")
@@ -178,7 +210,7 @@ class Promotion:
         async with alongside(self._guard(step)):
             await self._observe(weight)
         await self._stage(step, "bake")
-        bake = Bake(self._w.analyst, self._canary, self._w.clock, self._w.recorder, step)
+        bake = Bake(self._w.analyst, self._canary, self._w.clock, self._w.recorder, step, self._w.bake)
         await bake.until_passed()
         # The agents judge what has baked; a breach in the meantime still ends the step.
         async with alongside(self._guard(step)):
@@ -195,8 +227,8 @@ class Promotion:
         if self._w.effects.halted:
             raise EffectRefused("HALT is in force", reason="halt")
         reasons = await self._w.gatekeeper.preflight(step)
-        if not self._w.plan.window_utc.contains(self._w.clock.now()):
-            raise EffectRefused("outside the release window", reason="window")
+        if closed := self._w.closed():
+            raise EffectRefused(closed, reason="window")
         for deployment in await self._read(self._w.targets.stable):
             wanted = self._stable.replicas[deployment.name]
             if deployment.wanted < wanted or deployment.ready < wanted:
@@ -252,7 +284,7 @@ class Promotion:
     async def _replace_stable(self) -> None:
         """Give stable the new images, then its traffic back, then take the canary down."""
         last = len(self._canary.steps)
-        if not self._replacing:
+        if not self._replacing or self._from.replacing:
             # The last step's verdicts must count as well before stable is given up.
             reasons = await self._w.gatekeeper.preflight(last + 1)
             if reasons:
@@ -273,8 +305,12 @@ class Promotion:
             raise Inconclusive("the route still gives the canary traffic")
         # From here on it is out: canary and stable are the same version, and stable carries everything.
         self._carried = True
+        self._w.effects.out()
         self._w.recorder.note(WeightSeen(desired=0, source="httproute"))
         await self._w.recorder.record_abort(Released(version=self._w.plan.target_version))
+        await self._take_canary_down(last)
+
+    async def _take_canary_down(self, last: int) -> None:
         await self._stage(last, "promote", "the canary is scaled down")
         # Nothing reaches it any more: taking it down is no promotion, and no trouble with it a rollback.
         try:

@@ -45,18 +45,33 @@ class EffectsGate:
     """Records, refuses, runs and cuts off mutations."""
 
     def __init__(
-        self, recorder: Recorder, holder: Holder, clock: Clock, window: Window, environments: frozenset[str]
+        self,
+        recorder: Recorder,
+        holder: Holder,
+        clock: Clock,
+        window: Window | Callable[[], str],
+        environments: frozenset[str],
+        *,
+        sitting: int = 1,
+        already: frozenset[str] = frozenset(),
     ) -> None:
+        """`window`: the release window, or what says why prod must not be promoted now.
+
+        `sitting` keeps the effects of several processes on one journal apart; `already`: verbs that earlier
+        sittings sent to prod.
+        """
         self._recorder = recorder
         self._holder = holder
         self._clock = clock
-        self._window = window
+        self._closed = outside(window, clock) if isinstance(window, Window) else window
         self._environments = environments
+        self._sitting = sitting
         self._numbers = itertools.count(1)
         self._epoch = 0
         self._halted = False
+        self._released = False
         self._in_flight: dict[asyncio.Task[Any], asyncio.Future[None]] = {}
-        self._prod: set[str] = set()
+        self._prod: set[str] = set(already)
 
     @property
     def halted(self) -> bool:
@@ -72,6 +87,15 @@ class EffectsGate:
     def prod_touched(self) -> bool:
         """Whether any promotion effect on prod was ever sent."""
         return bool(self._prod & PROMOTION_VERBS)
+
+    @property
+    def released(self) -> bool:
+        """Whether the release is out: its canary is no canary any more."""
+        return self._released
+
+    def out(self) -> None:
+        """The release is out: what follows is no promotion in flight."""
+        self._released = True
 
     @property
     def epoch(self) -> int:
@@ -105,7 +129,7 @@ class EffectsGate:
         """Do a forward mutation; raises EffectRefused, or what the back end raises."""
         epoch = self._epoch
         self._refuse_forward(verb, target, env, epoch)
-        effect = f"e{next(self._numbers)}"
+        effect = self._name("e")
         try:
             await self._recorder.record(
                 EffectIntended(
@@ -141,7 +165,7 @@ class EffectsGate:
                 reason="fence",
                 hint="the holder must abort; see `cockpit status`",
             )
-        effect = f"a{next(self._numbers)}"
+        effect = self._name("a")
         self._recorder.note(
             EffectIntended(
                 effect=effect, lane="abort", verb=verb, target=target, env=env, by=by, detail=detail
@@ -157,11 +181,12 @@ class EffectsGate:
             raise EffectRefused(f"{what}: the release lock is not held", reason="fence")
         if env not in self._environments:
             raise EffectRefused(f"{what}: the plan does not grant {env}", reason="env")
-        if env == "prod" and verb in PROMOTION_VERBS and not self._window.contains(self._clock.now()):
-            raise EffectRefused(
-                f"{what}: outside the release window {self._window.start} → {self._window.end}",
-                reason="window",
-            )
+        if env == "prod" and verb in PROMOTION_VERBS and (closed := self._closed()):
+            raise EffectRefused(f"{what}: {closed}", reason="window")
+
+    def _name(self, lane: str) -> str:
+        number = f"{lane}{next(self._numbers)}"
+        return number if self._sitting == 1 else f"{self._sitting}.{number}"
 
     async def _run(self, effect: str, act: Callable[[], Awaitable[T]], *, cut_by_halt: bool) -> T:
         started = self._clock.monotonic()
@@ -206,6 +231,16 @@ class EffectsGate:
         else:
             # No answer, or one that cannot be read: it may have happened.
             self._recorder.note(EffectUnknown(effect=effect, reason=visible(str(error), limit=500)))
+
+
+def outside(window: Window, clock: Clock) -> Callable[[], str]:
+    """Return what says why a moment is outside a window, nothing while it is inside."""
+
+    def problem() -> str:
+        inside = window.contains(clock.now())
+        return "" if inside else f"outside the release window {window.start} → {window.end}"
+
+    return problem
 
 
 def _refused(error: CockpitError) -> bool:

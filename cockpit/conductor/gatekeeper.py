@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from cockpit.base.clock import Clock
 from cockpit.conductor.bake import Breach, Inconclusive
+from cockpit.conductor.dag import DEPENDS
 from cockpit.conductor.phases import Failure, Phases, RosterInfo, failures_of, owed_failures
 from cockpit.conductor.recorder import Recorder
 from cockpit.journal.events import GoNoGoComputed, RequiredGates
@@ -46,7 +47,9 @@ class ReleaseGatekeeper:
         phases: Phases,
         recorder: Recorder,
         clock: Clock,
+        overridden: Callable[[], frozenset[str]] = frozenset,
     ) -> None:
+        self._overridden = overridden
         self._plan = plan
         self._sha = plan_sha256
         self._roster = roster
@@ -91,7 +94,8 @@ class ReleaseGatekeeper:
         for info in self._phases.agents("canary"):
             weight = self._plan.canary.steps[step - 1]
             result = await self._phases.op("P6", info, "VERIFY", params={"step": step, "weight": weight})
-            failures += failures_of(result) or owed_failures(info, result)
+            found = failures_of(result) or owed_failures(info, result)
+            failures += [one for one in found if not one.gate or one.gate not in self._overridden()]
         judged_bad = [failure.text for failure in failures if failure.kind == "gate"]
         if judged_bad:
             raise Breach(f"under step {step}: {'; '.join(judged_bad)}", gate="slo")
@@ -99,3 +103,21 @@ class ReleaseGatekeeper:
             raise Inconclusive(
                 f"under step {step}: {'; '.join(failure.text for failure in failures)}", agents=True
             )
+
+
+def reduced_reasons(plan: Plan, roster_gates: Sequence[str], owing: dict[str, tuple[str, ...]]) -> list[str]:
+    """Return why a plan proves less than a whole release (gates.md): missing gates, phases, owing agents."""
+    reasons = []
+    missing = [gate for gate in roster_gates if gate not in plan.required_gates]
+    if missing:
+        reasons.append(f"gates not required: {', '.join(missing)}")
+    phases = [phase for phase in DEPENDS if phase not in plan.phases]
+    if phases:
+        reasons.append(f"phases left out: {', '.join(phases)}")
+    agents = sorted(
+        {agent for agents in owing.values() for agent in agents if agent not in plan.agents},
+        key=lambda agent: (agent[0], int(agent[1:])),
+    )
+    if agents:
+        reasons.append(f"agents left out that owe a verdict: {', '.join(agents)}")
+    return reasons

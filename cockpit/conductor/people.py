@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
 
@@ -48,7 +49,9 @@ class People:
         on_halt: Literal["ask", "rollback"],
         bound: float,
         unattended: bool,
+        sitting: int = 1,
     ) -> None:
+        self._sitting = sitting
         self._effects = effects
         self._recorder = recorder
         self._clock = clock
@@ -108,35 +111,68 @@ class People:
         self._over = True
         self._go_on.set()
 
-    async def ask(self, text: str, options: tuple[str, ...], *, otherwise: str) -> tuple[str, str]:
+    @property
+    def attached(self) -> int:
+        """How many front ends with control there are."""
+        return self._attached
+
+    @property
+    def unattended(self) -> bool:
+        """Whether nobody is there to be asked."""
+        return self._unattended
+
+    @property
+    def ending(self) -> bool:
+        """Whether the run is being ended."""
+        return self._over
+
+    async def ask(
+        self,
+        text: str,
+        options: tuple[str, ...],
+        *,
+        otherwise: str,
+        until: Callable[[], str] = lambda: "",
+        patience: float = 0.0,
+    ) -> tuple[str, str]:
         """Put a question to the people attached; return the answer and who gave it.
 
-        Unattended, `otherwise` is the answer at once; with no front end attached, after the plan's bound.
+        Unattended, `otherwise` is the answer after `patience` seconds; with no front end attached, after the
+        plan's bound. `until` may settle the question by itself: what it returns is then the answer.
         """
-        if self._unattended:
+        if self._unattended and not patience:
             return otherwise, "--auto"
-        question = f"q{next(self._numbers)}"
+        question = self._name()
         future: asyncio.Future[tuple[str, str]] = asyncio.get_running_loop().create_future()
         self._answers[question], self._options[question] = future, options
         try:
             # Not waited for: a disk that hangs must not keep an answer from being taken.
             self._recorder.note(Question(question=question, text=visible(text), options=list(options)))
-            answer, by = await self._first(future, otherwise)
+            answer, by = await self._first(future, otherwise, until, patience)
             self._recorder.note(QuestionAnswered(question=question, answer=answer, by=by))
             return answer, by
         finally:
             del self._answers[question], self._options[question]
 
-    async def _first(self, future: asyncio.Future[tuple[str, str]], otherwise: str) -> tuple[str, str]:
+    async def _first(
+        self,
+        future: asyncio.Future[tuple[str, str]],
+        otherwise: str,
+        until: Callable[[], str],
+        patience: float,
+    ) -> tuple[str, str]:
         alone = 0.0
+        bound = patience if self._unattended else self._bound
         while True:
             done, _ = await asyncio.wait((future,), timeout=0)
             if done:
                 return future.result()
+            if settled := until():
+                return settled, "what it was about"
             # The bound runs only while nobody with control is there to answer.
-            alone = 0.0 if self._attached else alone + 0.25
-            if alone >= self._bound:
-                return otherwise, "bound"
+            alone = 0.0 if self._attached and not self._unattended else alone + 0.25
+            if alone >= bound:
+                return otherwise, "--auto" if self._unattended else "bound"
             await self._clock.sleep(0.25)
 
     async def watch_halts(self) -> None:
@@ -159,7 +195,7 @@ class People:
 
     async def _ask_halt(self) -> tuple[str, str]:
         """Ask until the HALT ended by resume, or rollback is the answer. `stay` asks again."""
-        question = f"q{next(self._numbers)}"
+        question = self._name()
         options = ("rollback", "resume", "stay")
         text = "HALT is in force: traffic stays as it is. Roll back, resume (with a reason), or stay?"
         while not self._go_on.is_set():
@@ -175,7 +211,7 @@ class People:
                 self._answers.pop(question, None)
                 self._options.pop(question, None)
             if answer == "stay":
-                question = f"q{next(self._numbers)}"
+                question = self._name()
                 continue
             return answer, by
         return "resume", ""
@@ -191,6 +227,10 @@ class People:
                 return "rollback", "bound"
             await self._clock.sleep(0.1)
         return future.result()
+
+    def _name(self) -> str:
+        number = f"q{next(self._numbers)}"
+        return number if self._sitting == 1 else f"{self._sitting}.{number}"
 
     # -- commands -------------------------------------------------------------------------------------
 

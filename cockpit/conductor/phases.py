@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol
 
@@ -47,6 +47,13 @@ class Failure:
 
     kind: FailureKind
     text: str
+    agent: str = ""
+    gate: str = ""
+    """Phase gate that was judged; empty where there was no verdict."""
+
+
+Remedy = Callable[[Phase, list[Failure]], Awaitable[list[Failure]]]
+"""Takes what failed in a phase, returns what is left of it after people did something about it."""
 
 
 def worst(failures: Iterable[Failure]) -> FailureKind:
@@ -71,7 +78,7 @@ def failures_of(result: CallResult) -> list[Failure]:
         elif outcome in ("no_data", "low_traffic"):
             kind = "inconclusive"
         text = f"{result.agent} {verdict.details.phase_gate}: {outcome}: {verdict.details.reason}"
-        found.append(Failure(kind, text))
+        found.append(Failure(kind, text, result.agent, verdict.details.phase_gate))
     if not found and result.status != "ok":
         kind = "unreachable" if result.status == "blocked" else "gate"
         found.append(Failure(kind, f"{result.agent} {result.op}: {result.status}: {result.reason}"))
@@ -125,6 +132,10 @@ class Phases:
         """Return the plan's agents of a phase (or of `canary`), in roster order."""
         return [info for info in self._roster if phase in info.phases]
 
+    def find(self, agent: str) -> RosterInfo | None:
+        """Return an agent of the plan."""
+        return next((info for info in self._roster if info.id == agent), None)
+
     def has(self, agent: str) -> bool:
         """Tell whether the plan lists an agent."""
         return any(info.id == agent for info in self._roster)
@@ -141,8 +152,8 @@ class Phases:
         )
         await self._recorder.write_head(f"phase-{phase.lower()}")
 
-    async def run(self, phase: Phase) -> list[Failure]:
-        """Run a whole phase; return what failed."""
+    async def run(self, phase: Phase, remedy: Remedy | None = None) -> list[Failure]:
+        """Run a whole phase; return what failed. `remedy` may make it less (verify again, break-glass)."""
         await self.start(phase)
         agents = self.agents(phase)
         failures = await self.side_by_side(phase, agents)
@@ -150,8 +161,19 @@ class Phases:
             failures = [
                 Failure("gate", f"{phase}: the plan lists no agent of this phase: nothing was checked")
             ]
+        elif failures and remedy is not None:
+            failures = await remedy(phase, failures)
         await self.end(phase, failures)
         return failures
+
+    async def again(self, phase: Phase, agent: str) -> list[Failure]:
+        """Have one agent verify again and write its evidence; return what fails now."""
+        info = self.find(agent)
+        if info is None:
+            return [Failure("gate", f"the plan has no agent {agent}")]
+        result = await self.op(phase, info, "VERIFY")
+        await self.op(phase, info, "EVIDENCE")
+        return failures_of(result) or owed_failures(info, result)
 
     async def side_by_side(
         self, phase: Phase, agents: Sequence[RosterInfo], *, params: dict[str, Any] | None = None

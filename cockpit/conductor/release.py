@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Awaitable, Callable
+from contextlib import AsyncExitStack
+from dataclasses import dataclass, field
 from typing import Protocol
 
 from cockpit.base.clock import Clock
@@ -32,11 +33,14 @@ from cockpit.conductor.ending import (
     wire_reason,
 )
 from cockpit.conductor.gatekeeper import ReleaseGatekeeper
+from cockpit.conductor.hooks import Hooks
 from cockpit.conductor.lease import ReleaseLease
-from cockpit.conductor.people import People, Stop
+from cockpit.conductor.people import People, Stop, WireReason
 from cockpit.conductor.phases import Failure, Phases
 from cockpit.conductor.recorder import Recorder
+from cockpit.conductor.resume import Progress, resolve
 from cockpit.conductor.targets import Targets
+from cockpit.conductor.tools import BakeClock
 from cockpit.journal.events import (
     Noted,
     RollbackStarted,
@@ -48,6 +52,7 @@ from cockpit.plan.model import Plan
 from cockpit.rpc.messages import Phase
 
 _NOTARY, _QA, _CONDUCTOR, _COMMS = "A3", "A60", "A1", "A41"
+_MEASURING = frozenset({"A43", "A54"})
 _REACH_WITHIN = 60.0
 """Seconds a resumed abort tries to reach cluster and lease before it goes on without the lease."""
 _REACH_PAUSE = 1.0
@@ -81,6 +86,8 @@ class Parts:
     phases: Phases
     gatekeeper: ReleaseGatekeeper
     sealer: Sealer
+    bake: BakeClock
+    hooks: Hooks = field(default_factory=Hooks)
     takeover: str = ""
     """The reason for taking the lock of a holder that has gone."""
 
@@ -101,8 +108,13 @@ class Release:
                 clock=parts.clock,
                 resumed=parts.people.resumed,
                 undecided=self._undecided,
+                bake=parts.bake,
+                before=parts.hooks.allowed,
+                after=self._advanced,
+                closed=parts.hooks.closed,
             )
         )
+        self._from = Progress()
         self._abort = Abort(
             effects=parts.effects,
             targets=parts.abort_targets,
@@ -112,9 +124,12 @@ class Release:
             clock=parts.clock,
         )
 
-    async def run(self) -> Ending:
-        """Run the release to its end. Raises nothing but cancellation."""
+    async def run(self, progress: Progress | None = None) -> Ending:
+        """Run the release to its end, from where it was. Raises nothing but cancellation."""
         error: BaseException | None = None
+        if progress is not None:
+            self._from = progress
+            self._promotion.take_up(progress)
         try:
             await self._prepare()
             await self._until_stopped(self._forward)
@@ -134,6 +149,46 @@ class Release:
             return await self._end(Ending(exit_before_traffic(error), cause_text(error)))
         return await self._roll_back(error)
 
+    async def go_on(self, reason: str, progress: Progress) -> Ending:
+        """Take up a run whose conductor ended, where it was. What was cut off is looked up in the world."""
+        self._p.lease.assume(self._p.recorder.state().fence)
+        await self._p.recorder.record_abort(RunResumed(reason=reason, into="continue"))
+        return await self.run(progress)
+
+    async def measure(self) -> Ending:
+        """P8's figures of a release that is out (`cockpit kpi`): KPIs beside their baseline, the error budget."""
+        try:
+            await self._p.connect()
+            await self._p.lease.acquire(floor=await self._p.targets.highest_fence())
+            await self._until_stopped(self._kpis)
+        except Exception as error:  # noqa: BLE001 - what could not be measured is on record
+            self._note(f"KPIs: {cause_text(error)}")
+            return await self._end(Ending(exit_before_traffic(error), cause_text(error)))
+        return await self._end(Ending(0, "the KPIs were measured"))
+
+    async def _kpis(self) -> None:
+        await self._p.phases.start("P8")
+        agents = [info for info in self._p.phases.agents("P8") if info.id in _MEASURING]
+        failures = await self._p.phases.side_by_side("P8", agents)
+        await self._p.phases.end("P8", failures)
+
+    async def undo(self, reason: WireReason, cause: str, by: str) -> Ending:
+        """Roll back a release that is out: stable gets the images it had before (seed section 7)."""
+        self._p.people.over()
+        state = self._p.recorder.state()
+        canary = state.canary
+        stable = Stable(dict(canary.stable_replicas), dict(canary.stable_images))
+        if not canary.released or not stable.images:
+            return await self._end(Ending(64, "nothing was released that could be rolled back"))
+        try:
+            await self._reach(state.fence)
+        except CockpitError as error:
+            return await self._unfinished(True, f"{cause}; {cause_text(error)}", stable)
+        async with alongside(self._p.lease.keep()):
+            verified = await self._abort.run(reason, cause, by, stable, replacing=True)
+        await self._hard_stop(cause, reason, "")
+        return await self._end(Ending(20 if verified else 21, cause))
+
     async def abort_only(self, reason: str) -> Ending:
         """Take up a run whose conductor ended: look at the world and undo what may have been done."""
         self._p.people.over()
@@ -150,9 +205,12 @@ class Release:
             await self._reach(state.fence)
         except CockpitError as error:
             return await self._unfinished(canary.moved, f"{reason}; {cause_text(error)}", stable)
-        replacing = canary.stage == "promote"
+        # What had begun to replace stable, or was out already, is undone by giving stable its images back.
+        replacing = canary.stage == "promote" or canary.released
         async with alongside(self._p.lease.keep()):
             verified = await self._abort.run("crash", reason, "supervisor", stable, replacing=replacing)
+        if canary.moved:
+            await self._hard_stop(reason, "crash", "")
         if not verified:
             return await self._end(Ending(21, reason))
         return await self._end(Ending(20 if canary.moved else 30, reason))
@@ -193,15 +251,17 @@ class Release:
 
     async def _prepare(self) -> None:
         plan = self._p.plan
+        known = {what for what, _, _ in self._p.recorder.state().waivers}
         for waiver in plan.waivers:
+            if waiver.what in known:
+                continue
             await self._p.recorder.record(
                 WaiverRecorded(what=waiver.what, owner=waiver.owner, reason=waiver.reason)
             )
         waived = {waiver.what for waiver in plan.waivers}
-        if "approvals" not in waived:
+        if "approvals" not in waived and plan.approvals is None:
             raise ApprovalMissing(
-                "the plan needs approvals, which this version cannot take",
-                hint="waive them in the plan, with owner and reason",
+                "a plan for prod needs `approvals`", hint="or a waiver of them, with owner and reason"
             )
         if "standby" not in waived:
             raise PhaseFailed(
@@ -211,10 +271,20 @@ class Release:
             raise EffectRefused(f"the release window ended at {plan.window_utc.end}", reason="window")
         await self._p.connect()
         floor = await self._p.targets.highest_fence()
+        before = self._p.recorder.state()
+        if self._from.step and floor > before.fence:
+            raise LockHeld("another release has changed these objects since", hint="see `cockpit status`")
         await self._p.lease.acquire(floor=floor, takeover=self._p.takeover)
+        await resolve(self._p.recorder, self._p.targets, before, plan.environment)
 
     async def _until_stopped(self, work: Callable[[], Awaitable[None]]) -> None:
         """Do the work until it ends, a person stops it, or the lock is lost."""
+        async with AsyncExitStack() as beside:
+            for watcher in self._p.hooks.watchers:
+                await beside.enter_async_context(alongside(watcher()))
+            await self._first_to_end(work)
+
+    async def _first_to_end(self, work: Callable[[], Awaitable[None]]) -> None:
         async with (
             alongside(self._p.lease.keep()) as keeping,
             alongside(self._p.people.watch_halts()),
@@ -246,7 +316,10 @@ class Release:
 
         async def work(phase: str) -> bool:
             name: Phase = phase  # type: ignore[assignment]
-            found = await (self._release_train() if phase == "P6" else self._p.phases.run(name))
+            if phase in self._from.passed and phase != "P6":
+                return True
+            await self._p.hooks.due(phase)
+            found = await (self._release_train() if phase == "P6" else self._p.phases.run(name, self._remedy))
             failures.extend(found)
             return not found
 
@@ -258,10 +331,19 @@ class Release:
         """P6: risks and the rest, start message, the signed pack, its check, go/no-go, canary."""
         phases = self._p.phases
         await phases.start("P6")
+        if self._from.step:
+            # Its pack is sealed and signed, and traffic may be on the canary: what is left is the promotion.
+            await self._promote()
+            await phases.end("P6", [])
+            return []
         agents = {info.id: info for info in phases.agents("P6")}
         failures = await phases.side_by_side(
             "P6", [info for info in agents.values() if info.id not in _LAST_IN_P6]
         )
+        if failures:
+            failures = await self._remedy("P6", failures)
+        if not failures:
+            failures = await self._p.hooks.stages()
         for agent, params in ((_COMMS, {"macro": "start"}), (_NOTARY, {"pack": "promotion"})):
             if not failures and agent in agents:
                 failures = await phases.all_ops("P6", agents[agent], params=params)
@@ -280,6 +362,38 @@ class Release:
     async def _promote(self) -> None:
         await self._promotion.run()
         await self._tell("ga")
+
+    async def _advanced(self, step: int) -> None:
+        try:
+            await self._p.hooks.advanced(step)
+        except Exception as error:  # noqa: BLE001 - what goes along with a step never holds it up
+            self._note(f"after step {step}: {cause_text(error)}")
+
+    async def _remedy(self, phase: Phase, failures: list[Failure]) -> list[Failure]:
+        """Let people do something about gates that failed: verify again, or break-glass where it may be.
+
+        Unattended, only break-glass over gates the plan lists is waited for, no longer than the plan says.
+        """
+        hooks = self._p.hooks
+        while left := [one for one in failures if one.gate not in hooks.overridden()]:
+            failures = left
+            gates = {one.gate for one in left}
+            breakable = "" not in gates and gates <= hooks.overridable
+            text = f"{phase} failed: {'; '.join(one.text for one in left)}"[:1500]
+            answer, _ = await self._p.people.ask(
+                f"{text}. Verify again, or end the run?" + (" Break-glass is possible." if breakable else ""),
+                ("reverify", "end"),
+                otherwise="end",
+                until=lambda gates=gates: "overridden" if gates <= hooks.overridden() else "",  # type: ignore[misc]
+                patience=hooks.glass_wait if breakable else 0.0,
+            )
+            if answer == "end":
+                return left
+            if answer == "reverify":
+                failures = [one for one in left if not one.agent]
+                for agent in sorted({one.agent for one in left if one.agent}):
+                    failures += await self._p.phases.again(phase, agent)
+        return []
 
     async def _undecided(self, doubt: Inconclusive) -> None:
         """Ask a person whether to try the step again; unattended, and when nobody answers, roll back."""
@@ -307,11 +421,21 @@ class Release:
         # The lease goes on being renewed; an abort does not stop when that fails.
         async with alongside(self._p.lease.keep()):
             verified = await self._abort.run(reason, cause, by, self._promotion.stable, replacing=replacing)
-        await self._tell("breach", gate=error.gate if isinstance(error, Breach) else reason)
+        gate = error.gate if isinstance(error, Breach) else reason
+        await self._tell("breach", gate=gate)
+        if self._p.effects.prod_shifted or (isinstance(error, Breach) and error.critical):
+            await self._hard_stop(cause, reason, gate)
         if not verified:
             return await self._end(Ending(21, cause))
         code = 20 if self._p.effects.prod_shifted else exit_before_traffic(error)
         return await self._end(Ending(code, cause))
+
+    async def _hard_stop(self, cause: str, reason: str, gate: str) -> None:
+        """Seed section 8 after the rollback; what fails of it is on record and never changes the ending."""
+        try:
+            await self._p.hooks.hard_stop(cause, reason, gate)
+        except Exception as error:  # noqa: BLE001 - see above
+            self._note(f"hard stop: {cause_text(error)}")
 
     async def _tell(self, macro: str, **params: str) -> None:
         """Have a macro of seed section 13 posted; a message that cannot be sent never holds a release up."""
@@ -354,21 +478,3 @@ def _asked_for(error: BaseException) -> bool:
 
 async def _run(work: Callable[[], Awaitable[None]]) -> None:
     await work()
-
-
-def reduced_reasons(plan: Plan, roster_gates: Sequence[str], owing: dict[str, tuple[str, ...]]) -> list[str]:
-    """Return why a plan proves less than a whole release (gates.md): missing gates, phases, owing agents."""
-    reasons = []
-    missing = [gate for gate in roster_gates if gate not in plan.required_gates]
-    if missing:
-        reasons.append(f"gates not required: {', '.join(missing)}")
-    phases = [phase for phase in DEPENDS if phase not in plan.phases]
-    if phases:
-        reasons.append(f"phases left out: {', '.join(phases)}")
-    agents = sorted(
-        {agent for agents in owing.values() for agent in agents if agent not in plan.agents},
-        key=lambda agent: (agent[0], int(agent[1:])),
-    )
-    if agents:
-        reasons.append(f"agents left out that owe a verdict: {', '.join(agents)}")
-    return reasons

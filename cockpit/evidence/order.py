@@ -2,8 +2,9 @@
 
 - A shift of traffic comes after the promotion pack was sealed and after a `go` since its step's preflight.
 - Stable is replaced, and traffic given back to it, only after every step advanced and a `go` since then.
-- Nothing forward goes out in a HALT, nor after a rollback began or a crash was taken up: what was only
-  intended then must have been held back, and the journal must say so.
+- Nothing forward goes out in a HALT, nor after a rollback began or a crash was taken up into an abort: what
+  was only intended then must have been held back, and the journal must say so. What a crash cut off counts
+  as sent when it was found in the world afterwards.
 - The abort lane takes traffic off the canary; it never moves any on to it.
 - A verified rollback began, and its shift was acknowledged.
 """
@@ -31,6 +32,7 @@ from cockpit.journal.events import (
     StepStage,
     StepStarted,
 )
+from cockpit.journal.events_people import EffectResolved, RunReopened
 from cockpit.plan.model import Plan
 
 EFFECTS = "effects in their place"
@@ -86,17 +88,22 @@ def rollbacks_proven(events: Sequence[AnyEvent]) -> Check:
 def _unsent(events: Sequence[AnyEvent]) -> frozenset[int]:
     """Return the records of intents that never went out: held back by the gate, or cut off by a crash."""
     ends: dict[str, AnyEvent] = {}
+    resolved: dict[str, bool] = {}
     crashed = False
     found: set[int] = set()
     for event in reversed(events):
-        if isinstance(event, (EffectDone, EffectFailed, EffectUnknown)):
+        if isinstance(event, EffectResolved):
+            resolved[event.effect] = event.happened
+        elif isinstance(event, (EffectDone, EffectFailed, EffectUnknown)):
             ends[event.effect] = event
         elif isinstance(event, RunResumed):
             # Numbers begin again in the process that takes a run up.
             ends, crashed = {}, True
         elif isinstance(event, EffectIntended):
             end = ends.pop(event.effect, None)
-            if (isinstance(end, EffectFailed) and not end.sent) or (end is None and crashed):
+            if (isinstance(end, EffectFailed) and not end.sent) or (
+                end is None and crashed and not resolved.get(event.effect, False)
+            ):
                 found.add(event.seq)
     return frozenset(found)
 
@@ -134,7 +141,11 @@ class _Walk:
         elif isinstance(event, HaltEnded):
             self._stopped = "" if event.choice == "resume" else self._stopped
         elif isinstance(event, RunResumed):
-            self._stopped, self._over = "", f"after the crash told in record {event.seq}"
+            self._stopped = ""
+            if event.into != "continue":
+                self._over = f"after the crash told in record {event.seq}"
+        elif isinstance(event, RunReopened):
+            self._stopped = ""
         elif isinstance(event, RollbackStarted):
             self._over = f"after the rollback of record {event.seq} began"
 

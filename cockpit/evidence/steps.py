@@ -7,7 +7,7 @@ For every recorded `advance` the journal must hold, since the step's last prefli
   whose window covers the whole bake and has the plan's least requests;
 - never, anywhere before, a breach: a critical failed look, or as many in a row as the plan's limit;
 - from each canary-phase agent of the plan an `ok` after the bake, no failed verdict, and a pass on every
-  gate which it judged under any step.
+  gate which it judged under any step; a fail where break-glass was in force over its gate is set aside.
 
 Steps go in the plan's order, each after the one before it has advanced; `released` comes after all of them.
 A breach or a rollback ends it: no step starts or advances after either.
@@ -21,6 +21,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterable, Sequence
 
+from cockpit.base.clock import parse_iso
 from cockpit.base.errors import CockpitError, EvidenceError
 from cockpit.evidence.checks import Check, said
 from cockpit.journal.events import (
@@ -38,7 +39,10 @@ from cockpit.journal.events import (
     StepStage,
     StepStarted,
 )
+from cockpit.journal.events_people import BreakGlassReviewed, BreakGlassUsed
+from cockpit.journal.fold_people import PeopleFold
 from cockpit.plan.model import Plan
+from cockpit.verdicts.approvals import glass_facts
 
 NAME = "steps earned"
 Blobs = Callable[[str], bytes]
@@ -89,11 +93,19 @@ class _Walk:
         self._failed = self._number = 0
         self._attempt: list[AnyEvent] = []
         self._over = ""
+        self._glass = PeopleFold()
+        self._excused: set[int] = set()
         self.advanced = 0
         self.problems: list[str] = []
 
     def take(self, event: AnyEvent) -> None:
         """Take in one record."""
+        if isinstance(event, (BreakGlassUsed, BreakGlassReviewed)):
+            self._glass.handlers[type(event)](event)
+        elif isinstance(event, GateJudged) and event.verdict != "pass":
+            glasses = self._glass.snapshot().glasses
+            if glasses and event.phase_gate in glass_facts(glasses, parse_iso(event.at)).overridden:
+                self._excused.add(event.seq)
         if isinstance(event, RunOpened):
             self._roster(event)
         elif isinstance(event, StepStarted):
@@ -108,7 +120,7 @@ class _Walk:
             self._released(event)
         elif isinstance(event, RollbackStarted):
             self._over = f"the rollback of record {event.seq}"
-        elif isinstance(event, RunResumed):
+        elif isinstance(event, RunResumed) and event.into != "continue":
             self._over = f"the crash told in record {event.seq}"
         self._attempt.append(event)
 
@@ -227,7 +239,7 @@ class _Walk:
         problems = [
             f"{one.agent} judged {one.phase_gate}: {one.outcome or one.verdict} (record {one.seq})"
             for one in given
-            if one.verdict != "pass" or one.outcome != "pass"
+            if (one.verdict != "pass" or one.outcome != "pass") and one.seq not in self._excused
         ]
         judged = {(one.agent, one.phase_gate) for one in given}
         problems += [
@@ -238,7 +250,7 @@ class _Walk:
             for event in after
             if isinstance(event, AgentAnswered)
             and (event.op, event.phase, event.result) == ("VERIFY", "P6", "ok")
-        }
+        } | {one.agent for one in given if one.seq in self._excused}
         return problems + [f"{agent} did not verify it" for agent in sorted(self._agents - fine)]
 
 

@@ -18,6 +18,7 @@ from cockpit.conductor.effects import EffectsGate
 from cockpit.conductor.lease import ReleaseLease
 from cockpit.conductor.recorder import Recorder
 from cockpit.conductor.targets import FENCE, Targets
+from cockpit.conductor.tools import BakeClock
 from cockpit.journal.events import (
     EffectIntended,
     RollbackStage,
@@ -98,6 +99,9 @@ class Site:
         async def undecided(doubt: Exception) -> None:
             raise doubt
 
+        async def nothing(_: int) -> None:
+            return
+
         return Promotion(
             Wiring(
                 effects=gate,
@@ -109,6 +113,10 @@ class Site:
                 clock=self.clock,
                 resumed=resumed,
                 undecided=undecided,
+                bake=BakeClock(self.recorder),
+                before=nothing,
+                after=nothing,
+                closed=lambda: "",
             )
         )
 

@@ -27,7 +27,7 @@ from cockpit.base.errors import (
 from cockpit.conductor.bake import Breach, Inconclusive, ShareSeen
 from cockpit.conductor.calls import AgentCalls
 from cockpit.conductor.canary import PreflightFailed
-from cockpit.conductor.effects import EffectsGate
+from cockpit.conductor.effects import EffectsGate, outside
 from cockpit.conductor.ending import (
     OUTCOMES,
     ApprovalMissing,
@@ -36,12 +36,14 @@ from cockpit.conductor.ending import (
     Stopped,
     exit_before_traffic,
 )
+from cockpit.conductor.hooks import Hooks
 from cockpit.conductor.lease import ReleaseLease
 from cockpit.conductor.people import People, Stop
 from cockpit.conductor.phases import Failure, Phases
 from cockpit.conductor.recorder import Recorder
 from cockpit.conductor.release import Parts, Release
 from cockpit.conductor.targets import Targets
+from cockpit.conductor.tools import BakeClock
 from cockpit.journal.events import (
     EffectIntended,
     HaltBegan,
@@ -213,6 +215,8 @@ async def show(
                 phases=Phases(ROSTER, read.agents, calls, recorder, people),
                 gatekeeper=cast(Any, gates),
                 sealer=sealer,
+                bake=BakeClock(recorder),
+                hooks=Hooks(closed=outside(read.window_utc, clock)),
             )
             yield Show(
                 made,
