@@ -14,6 +14,8 @@ from typing import TypeVar
 from cockpit.agentkit.agent import Agent, Outcome, response_of
 from cockpit.agentkit.artifacts import Artifacts
 from cockpit.agentkit.context import BackendMissing, Context, Effects, Handles
+from cockpit.agentkit.external import ExternalAgents
+from cockpit.agentkit.info import AgentInfo
 from cockpit.agents.roster import find, load
 from cockpit.base.clock import Clock
 from cockpit.base.errors import BackendError
@@ -51,7 +53,7 @@ class AbortMessages:
 
 @dataclass(frozen=True)
 class LocalDispatch:
-    """Runs the built-in agents in this process."""
+    """Runs the built-in agents in this process, and sends to others what the plan gives to others."""
 
     plan: LoadedPlan
     run_dir: Path
@@ -59,11 +61,14 @@ class LocalDispatch:
     recorder: Recorder
     handles: Handles
     effects: EffectsGate
+    external: ExternalAgents | None = None
 
     async def call(self, agent: str, request: bytes) -> bytes:
         """Return the agent's response; raises MessageInvalid for a request that is not one."""
         message = check(AgentRequest, request)
         info = find(agent)
+        if self.external is not None and agent in self.external:
+            return await self._elsewhere(self.external, info, message)
         worker: Agent = load(info)
         context = Context(
             info=info,
@@ -88,6 +93,21 @@ class LocalDispatch:
             # What could not be reached is neither ok nor judged bad.
             outcome = Outcome("blocked", visible(str(error)), "look at the back end, then run again")
         return encode(response_of(info.name, context, outcome))
+
+    async def _elsewhere(self, external: ExternalAgents, info: AgentInfo, message: AgentRequest) -> bytes:
+        """Call an agent that is not ours: what it changes it changes by its own means, so the call itself is
+        the mutation that HALT, fence and journal hold back."""
+        effects = self._effects(message)
+        if effects is None:
+            return await external.call(info, message)
+        return await effects.forward(
+            "external",
+            f"{info.id} {message.op}",
+            lambda: external.call(info, message),
+            env=message.scope.env,
+            by=info.id,
+            detail="an agent that is not ours changes something",
+        )
 
     def _effects(self, message: AgentRequest) -> Effects | None:
         if message.op not in _CHANGING:

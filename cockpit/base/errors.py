@@ -9,6 +9,7 @@ CockpitError
 │   ├── BackendRefused        4xx: it understood and said no
 │   ├── BackendGarbage        an answer that is not what the protocol promises
 │   └── Conflict              409: the object changed since it was read
+├── AnswerLate            an agent that is not ours did not answer in its time
 ├── EffectRefused         the effects gate said no
 ├── JournalError          the journal cannot be written or read
 │   └── ChainBroken       a link of the chain does not match
@@ -74,6 +75,10 @@ class BackendGarbage(BackendError):
 
 class Conflict(BackendError):
     """The object has changed since it was read (HTTP 409)."""
+
+
+class AnswerLate(CockpitError):
+    """An agent that is not ours did not answer within the time the plan gives it."""
 
 
 class EffectRefused(CockpitError):

@@ -20,6 +20,7 @@ RULES: dict[str, str] = {
     "contracts_compatible": "cockpit.verdicts.rules.contracts:contracts_compatible",
     "decision_table": "cockpit.verdicts.rules.authz:decision_table",
     "named_checks": "cockpit.verdicts.rules.checks:named_checks",
+    "incident_drill": "cockpit.verdicts.rules.incident:incident_drill",
     "go_no_go": "cockpit.verdicts.rules.go_no_go:go_no_go",
     "soak": "cockpit.verdicts.rules.soak:soak",
     "supply_chain": "cockpit.evidence.supply_chain_rule:supply_chain",
