@@ -242,9 +242,10 @@ ENTRIES: tuple[AgentInfo, ...] = (
         phases=("P3",),
         capabilities=("rego", "opa"),
         gates=("authz",),
-        artifacts=("identity/decision_logs.json",),
+        artifacts=("identity/decision_logs.json", "identity/policy_before.json"),
         mutates=True,
         undo="previous policy",
+        implementation="cockpit.agents.authz:AuthzAuthor",
     ),
     AgentInfo(
         id="A20",
