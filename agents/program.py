@@ -11,6 +11,10 @@ from cockpit.agentkit.context import Context
 from cockpit.agents.common import GateAgent, Measured, judge, query, reason_of, summary, write_json
 from cockpit.agents.declared import build, govern, run
 from cockpit.base.files import sha256_hex
+from cockpit.journal.state_people import RequestView
+from cockpit.plan.people import Approvals
+from cockpit.plan.registry import entitled
+from cockpit.verdicts.approvals import glass_facts
 from cockpit.verdicts.gates import owing_of
 from cockpit.verdicts.rules.go_no_go import checklist_of
 
@@ -58,6 +62,7 @@ def facts_document(context: Context) -> dict[str, Any]:
     state, plan = context.state(), context.plan
     due = [phase for phase in _DUE if phase in plan.phases]
     roster = (*build.ENTRIES, *run.ENTRIES, *govern.ENTRIES)
+    glass = glass_facts(state.people.glasses, context.clock.now())
     return {
         "plan": {
             "target_version": plan.target_version,
@@ -85,6 +90,8 @@ def facts_document(context: Context) -> dict[str, Any]:
         "gates": msgspec.to_builtins(state.gates),
         "risks": [*msgspec.to_builtins(state.risks), *_measured_risks(context)],
         "packs": msgspec.to_builtins(state.packs),
+        "overridden": dict(glass.overridden),
+        "glass_problems": list(glass.problems),
     }
 
 
@@ -115,6 +122,9 @@ def approvals(context: Context, verdict: dict[str, Any]) -> dict[str, Any]:
     matrix = []
     for what in ("approvals", "standby"):
         waiver = waived.get(what)
+        if waiver is None and what == "approvals" and plan.approvals is not None:
+            matrix += _rule_rows(plan.approvals)
+            continue
         matrix.append(
             {
                 "what": what,
@@ -127,7 +137,8 @@ def approvals(context: Context, verdict: dict[str, Any]) -> dict[str, Any]:
     return {
         "version": plan.target_version,
         "matrix": matrix,
-        "approvals": [],  # this version takes none: a plan must waive them outright
+        "approvals": [_request_row(one) for one in state.people.requests],
+        "break_glass": msgspec.to_builtins(state.people.glasses),
         "questions": msgspec.to_builtins(state.questions),
         "exceptions": [
             {
@@ -141,4 +152,39 @@ def approvals(context: Context, verdict: dict[str, Any]) -> dict[str, Any]:
         ],
         "oncall": list(plan.oncall),
         "go_no_go": verdict,
+    }
+
+
+def _rule_rows(approvals: Approvals) -> list[dict[str, Any]]:
+    """Return who may approve what, and how many of them have to."""
+    return [
+        {
+            "what": rule.asked,
+            "state": "required",
+            "threshold": rule.threshold,
+            "groups": list(rule.groups),
+            "from_each": rule.from_each,
+            "step_up": rule.step_up,
+            "people": [one.id for one in approvals.people if entitled(one, rule.groups)],
+        }
+        for rule in approvals.rules
+    ]
+
+
+def _request_row(request: RequestView) -> dict[str, Any]:
+    """Return what became of a request; the statements themselves are in the pack, by their digests."""
+    return {
+        "request": request.request,
+        "asked": request.asked,
+        "subject": request.subject,
+        "text": request.text,
+        "requester": request.requester,
+        "asked_at": request.at,
+        "expires": request.expires,
+        "document": request.blob,
+        "result": request.result or "open",
+        "by": list(request.result_by),
+        "reason": request.result_reason,
+        "valid_until": request.valid_until,
+        "statements": msgspec.to_builtins(request.statements),
     }

@@ -95,7 +95,7 @@ class BreakGlassDesk:
         }
         if policy.second_person:
             text = f"override the failed gate {gate} of {self._plan.target_version}: {said.reason}"
-            await self._approvals.ask(ASKED, about, text, found.person, lasts=policy.expires)
+            await self._approvals.ask(ASKED, about, text, found.person)
         else:
             await self._record_use(about, "", policy)
             await self._settle()

@@ -10,7 +10,7 @@ each gate that passes, must come out the same.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from cockpit.base.clock import parse_iso
 from cockpit.base.errors import CockpitError, EvidenceError
@@ -23,6 +23,7 @@ from cockpit.journal.state import ReleaseState
 from cockpit.plan.model import Plan
 from cockpit.rpc.messages import GoNoGo
 from cockpit.rpc.validate import check as check_message
+from cockpit.verdicts.approvals import glass_facts
 from cockpit.verdicts.gates import ENVIRONMENTS, PHASE_GATES, GateFacts, evaluate_required
 from cockpit.verdicts.gonogo import compute, consistent
 
@@ -70,7 +71,9 @@ class _Walk:
         elif isinstance(event, RequiredGates):
             # The checklist beside it was computed from what was there before either was recorded.
             self._before, self._required = self._fold.snapshot(), event
-            self._found(event, _unfounded(event, _last(self._given), self._opened))
+            glass = glass_facts(self._before.people.glasses, parse_iso(event.at))
+            overridden = frozenset(glass.overridden)
+            self._found(event, _unfounded(event, _last(self._given), self._opened, overridden))
         elif isinstance(event, GoNoGoComputed):
             self.count += 1
             try:
@@ -93,7 +96,12 @@ class _Walk:
             raise EvidenceError("there is no plan to compute it again with")
         now = parse_iso(event.at)
         state = self._before or self._fold.snapshot()
-        facts = self._facts(self.plan, event.step)
+        glass = glass_facts(state.people.glasses, now)
+        facts = replace(
+            self._facts(self.plan, event.step),
+            overridden=glass.overridden,
+            glass_problems=glass.problems,
+        )
         outcome = evaluate_required(state, facts, now=now)
         fresh = compute(state, self.plan, facts, now=now, outcome=outcome)
         problems = [
@@ -136,7 +144,12 @@ def _last(given: Iterable[GateJudged]) -> Iterable[GateJudged]:
     return {(one.phase_gate, one.agent, one.env): one for one in given}.values()
 
 
-def _unfounded(event: RequiredGates, given: Iterable[GateJudged], opened: RunOpened | None) -> list[str]:
+def _unfounded(
+    event: RequiredGates,
+    given: Iterable[GateJudged],
+    opened: RunOpened | None,
+    overridden: frozenset[str],
+) -> list[str]:
     problems = []
     standing = list(given)
     for gate, result in event.gates.items():
@@ -150,9 +163,10 @@ def _unfounded(event: RequiredGates, given: Iterable[GateJudged], opened: RunOpe
             and opened is not None
             and one.plan_sha256 == opened.plan_sha256
         ]
-        if not any(one.verdict == "pass" for one in about):
+        binding = [one for one in about if one.verdict != "pass" and one.phase_gate not in overridden]
+        if len(binding) == len(about):
             problems.append(f"gate {gate} passes without any verdict")
-        problems += [f"gate {gate} passes over {one.agent}'s fail" for one in about if one.verdict != "pass"]
+        problems += [f"gate {gate} passes over {one.agent}'s fail" for one in binding]
     return problems
 
 

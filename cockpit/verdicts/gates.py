@@ -118,7 +118,8 @@ class GateFacts:
     `images`: service → digest to release. `owing`: phase gate → agents that owe it a verdict by now
     (`owing_of`). `step`: the promotion step about to begin, from 1; 0 outside promotion. `stepwise`: agents
     that judge anew in every step: before step n only their verdicts on `slo` of step n - 1 or later count,
-    before step 1 those of P1.
+    before step 1 those of P1. `overridden`: phase gate → break-glass in force over it: what failed there does
+    not stand in the way, what is missing or void does. `glass_problems`: no-go reasons of break-glass.
     """
 
     images: Mapping[str, str]
@@ -128,11 +129,13 @@ class GateFacts:
     step: int = 0
     stepwise: frozenset[str] = frozenset()
     environments: frozenset[str] = ENVIRONMENTS
+    overridden: Mapping[str, str] = field(default_factory=dict)
+    glass_problems: Sequence[str] = ()
 
 
 @dataclass(frozen=True)
 class RequiredOutcome:
-    """Each required gate's result, and why where it is not a pass."""
+    """Each required gate's result, and why where it is not a pass, or one only by break-glass."""
 
     gates: dict[str, GateResult]
     reasons: dict[str, str] = field(default_factory=dict)
@@ -187,6 +190,20 @@ def phase_gate_problems(phase_gate: str, state: GateState, facts: GateFacts, *, 
     return [f"{phase_gate}: {problem}" for problem in found if problem]
 
 
+def overriding(state: GateState, facts: GateFacts, *, now: datetime) -> dict[str, str]:
+    """Return phase gate → glass where break-glass stands in for what failed: a current fail, owed and given.
+
+    The verdict itself stays what it is.
+    """
+    found = {}
+    for gate, glass in sorted(facts.overridden.items()):
+        agents = facts.owing.get(gate, ())
+        failed = (one for one in state.gates if one.phase_gate == gate and one.agent in agents)
+        if any(one.verdict != "pass" and not void(one, facts, now=now) for one in failed):
+            found[gate] = glass
+    return found
+
+
 def void(record: GateRecord, facts: GateFacts, *, now: datetime) -> str:
     """Return why a verdict does not count for this release now, `""` when it does (gates.md, reading 4)."""
     if record.env not in facts.environments:
@@ -235,7 +252,11 @@ def _required(gate: str, state: GateState, facts: GateFacts, now: datetime) -> t
     if not owed:
         return "not evaluated", f"no agent of the plan owes a verdict on {', '.join(parts)}"
     problems = [problem for part in owed for problem in phase_gate_problems(part, state, facts, now=now)]
-    return ("fail", "; ".join(problems)) if problems else ("pass", "")
+    if problems:
+        return "fail", "; ".join(problems)
+    glass = overriding(state, facts, now=now)
+    said = [f"{part} overridden by break-glass {glass[part]}" for part in owed if part in glass]
+    return "pass", "; ".join(said)
 
 
 def _agent_problem(phase_gate: str, agent: str, state: GateState, facts: GateFacts, now: datetime) -> str:
@@ -243,17 +264,21 @@ def _agent_problem(phase_gate: str, agent: str, state: GateState, facts: GateFac
     if not given:
         return f"{agent} has given no verdict"
     counting, voided = [], []
+    overridden = False
     for record in given:
         why = void(record, facts, now=now)
         if why:
             voided.append(f"{agent}'s verdict ({record.env}) {why}")
         # A fail about this release binds whatever its age: only a new verdict replaces it.
         if record.verdict != "pass" and not _about_something_else(record, facts):
+            if not why and phase_gate in facts.overridden:
+                overridden = True
+                continue
             return f"{agent}: {record.outcome}" + (f", {record.reason}" if record.reason else "")
         if not why:
             counting.append(record)
     if not counting:
-        return "; ".join(voided)
+        return "" if overridden else "; ".join(voided)
     for record in counting:
         if record.outcome != "pass":
             return f"{agent}'s verdict says pass with the outcome {record.outcome}"

@@ -14,11 +14,13 @@ from cockpit.verdicts.gates import (
     GateRecord,
     RequiredOutcome,
     evaluate_required,
+    overriding,
     void,
 )
 from cockpit.verdicts.thresholds import number
 
 _HEADROOM = "headroom_"
+_GLASS = "break-glass "
 
 
 class RiskRecord(Protocol):
@@ -108,17 +110,22 @@ def compute(
     Headroom comes from the metrics `headroom_<service>` of perf verdicts that count, the lowest of each
     service. `drill_recent` is None when the plan does not require `dr`; else it is what the `dr` verdicts
     prove by their metric `drill_age_s` (at most fourteen days). `exceptions` and `risk_open` list what is
-    there; unapproved or expired exceptions and open high risks are reasons for a no-go.
+    there; unapproved or expired exceptions and open high risks are reasons for a no-go. Break-glass that
+    stands in for a failed gate is an exception; one over `perf` or `dr` also answers for the headroom or the
+    drill, and one that was not reviewed in time is a reason for a no-go.
     """
     outcome = outcome or evaluate_required(state, facts, now=now)
-    reasons = _gate_reasons(outcome, facts)
+    reasons = [*_gate_reasons(outcome, facts), *facts.glass_problems]
+    glass = overriding(state, facts, now=now)
     headroom = headroom_of(state, facts, now=now)
-    reasons += _headroom_reasons(headroom, plan.headroom_target, needed="perf" in facts.required_gates)
+    if "perf" not in glass:
+        reasons += _headroom_reasons(headroom, plan.headroom_target, needed="perf" in facts.required_gates)
     drill = drill_recent(state, facts, now=now) if "dr" in facts.required_gates else None
-    if drill is False:
+    if drill is False and "dr" not in glass:
         reasons.append("no recent disaster-recovery drill is proven")
     exceptions, exception_reasons = _exceptions(plan, now)
     risks, risk_reasons = _risks(state, plan)
+    exceptions += [_overrides(gate, name) for gate, name in glass.items()]
     reasons += exception_reasons + risk_reasons
     signed = evidence_signed(state)
     if not signed:
@@ -145,7 +152,9 @@ def consistent(document: GoNoGo) -> list[str]:
         problems.append("says go with a gate that does not pass")
     if document.go and not document.evidence_signed:
         problems.append("says go without signed evidence")
-    if document.go and document.drill_recent is not (True if "dr" in document.gates else None):
+    drilled = document.drill_recent is (True if "dr" in document.gates else None)
+    excused = any(one.startswith(_GLASS) and one.endswith(" overrides dr") for one in document.exceptions)
+    if document.go and not drilled and not excused:
         problems.append("says go without a recent drill")
     if not document.go and not document.reasons:
         problems.append("says no-go and gives no reason")
@@ -184,6 +193,10 @@ def evidence_signed(state: ChecklistState) -> bool:
         pack.kind == "promotion" and pack.sha256 and pack.log_index >= 0 and pack.entry_id
         for pack in state.packs
     )
+
+
+def _overrides(gate: str, glass: str) -> str:
+    return f"{_GLASS}{glass} overrides {gate}"
 
 
 def _gate_reasons(outcome: RequiredOutcome, facts: GateFacts) -> list[str]:

@@ -54,6 +54,8 @@ def checklist_of(facts: Mapping[str, Any], now: datetime) -> GoNoGo:
             plan_sha256=facts["plan_sha256"],
             required_gates=facts["required_gates"],
             owing=facts["owing"],
+            overridden=facts.get("overridden", {}),
+            glass_problems=facts.get("glass_problems", []),
         ),
         now=now,
     )
