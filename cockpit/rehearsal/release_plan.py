@@ -13,6 +13,7 @@ from ruamel.yaml.comments import CommentedMap
 
 from cockpit.rehearsal.pace import Pace, seconds
 from cockpit.rehearsal.plan_looks import canary, p95_ms, stages
+from cockpit.rehearsal.plan_people import approvals
 from cockpit.rehearsal.scenarios import Scenario
 from cockpit.rehearsal.topology import (
     CANDIDATE_VERSION,
@@ -137,6 +138,11 @@ def build(
         "risks": _risks(pace),
         "exceptions": [],
     }
+    if scenario.people is not None:
+        plan["approvals"] = approvals()
+        plan["waivers"] = [entry for entry in plan["waivers"] if entry["what"] != "approvals"]
+        plan["on_operator_lost"] = "continue"
+        plan["operator_lost_after"] = seconds(pace.operator_lost_after)
     if STAGES_RUN:
         plan["stages"] = stages(dict(endpoints.stages), pace)
     return plan
@@ -150,6 +156,8 @@ def dump(plan: Mapping[str, Any]) -> str:
         "Evidence made with it shows that the procedure works, not that the release is good.\n"
     )
     for key, comment in _COMMENTS.items():
+        if key not in document:
+            continue
         document.yaml_set_comment_before_after_key(key, before="\n" + comment)
     yaml = YAML()
     yaml.width = 4096
@@ -166,6 +174,9 @@ _COMMENTS = {
     "canary": "The canary's steps, and the looks at it: absolute, against stable, burn rate.",
     "targets": "The back ends. Secrets are files beside this plan, named here and never written here.",
     "agent_deadline": "Deadlines.",
+    "stages": "Environments that take the release before prod.",
+    "kpis": "Business figures, looked at after the release.",
+    "approvals": "People, what they are asked, and what an emergency may override.",
     "waivers": "What this release does without, said outright.",
     "risks": "Risk register (seed, section 12); each trigger is measured by a query.",
 }

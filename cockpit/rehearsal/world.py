@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import base64
 import json
 import os
+import secrets
 import signal
 from contextlib import suppress
 from datetime import UTC, datetime
@@ -13,6 +15,8 @@ from typing import Any
 
 from cockpit.base.files import write_private
 from cockpit.rehearsal.pace import Pace
+from cockpit.rehearsal.people import People
+from cockpit.rehearsal.plan_people import CAST
 from cockpit.rehearsal.platform import Platform, running
 from cockpit.rehearsal.release_plan import Endpoints, build, dump
 from cockpit.rehearsal.scenarios import Scenario
@@ -79,18 +83,23 @@ async def _live(folder: Path, scenario: Scenario, pace: Pace) -> None:
         await platform.worsen()
         _write(folder, scenario, pace, supply, platform)
         _announce(folder, scenario)
+        if scenario.people is not None:
+            tasks.create_task(People(folder, scenario.people).run())
 
 
 def _write(folder: Path, scenario: Scenario, pace: Pace, supply: Supply, platform: Platform) -> None:
     """Write secrets, trust, what runs where, and last the plan, which refers to them all."""
     place = folder / "world"
-    for name, secret in {
+    for name, value in {
         _KUBERNETES: platform.conductor_token,
         _SIGNING: supply.token_secret,
         _WEBHOOK: supply.webhook_secret,
         _ISSUES: supply.issues_token,
     }.items():
-        write_private(folder / name, secret.encode())
+        write_private(folder / name, value.encode())
+    if scenario.people is not None:
+        for person in CAST:
+            write_private(folder / person.totp, base64.b32encode(secrets.token_bytes(20)))
     write_private(place / "trust_config.json", supply.trust_config.encode())
     write_private(folder / "trusted_root.json", supply.trusted_root.encode())
     gateways = platform.app.endpoints.gateways
