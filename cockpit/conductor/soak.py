@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import json
 import math
-from datetime import datetime, timedelta
+from datetime import datetime
 from typing import Any
 
 from cockpit.backends.metrics import MetricsBackend
@@ -23,6 +23,7 @@ from cockpit.journal.events_people import NotDue, SoakChanged
 from cockpit.plan.calendar import Soak as Planned
 from cockpit.plan.checks import MetricCheck
 from cockpit.plan.model import Plan
+from cockpit.verdicts.calendar import later
 from cockpit.verdicts.questions import error_answer, window_text
 from cockpit.verdicts.rule import Judgement
 from cockpit.verdicts.rules.soak import points
@@ -59,7 +60,7 @@ class Soak:
                 return
             left = self._left(calendar.soak, judgement)
             if self._clock.monotonic() - started + left > calendar.wait:
-                due = self._clock.now() + timedelta(seconds=left)
+                due = later(self._clock.now(), left)
                 await self._recorder.record(NotDue(what=SOAK, due=iso(due), reason=judgement.reason))
                 raise NotYet(due, SOAK, judgement.reason)
             await self._clock.sleep(min(left, calendar.soak.interval))
@@ -73,7 +74,7 @@ class Soak:
         params = _params(calendar.soak, since, self._clock.now())
         answers, queries = await self._ask(calendar.soak, since, params)
         judgement = rule(answers, params)
-        until = iso(_later(since, calendar.soak.lasts))
+        until = iso(later(since, calendar.soak.lasts))
         if judgement.outcome in ("pass", "fail"):
             blob = await self._kept(params, answers, queries)
             state = "done" if judgement.passed else "broken"
@@ -96,7 +97,7 @@ class Soak:
             return parse_iso(view.since)
         now = self._clock.now()
         again = "" if view is None else "it begins again"
-        until = iso(_later(now, soak.lasts))
+        until = iso(later(now, soak.lasts))
         await self._recorder.record(SoakChanged(state="running", since=iso(now), until=until, reason=again))
         return now
 
@@ -110,7 +111,7 @@ class Soak:
             # Nothing is over yet: an empty matrix says so to the rule, and offline too.
             empty = b'{"status":"success","data":{"resultType":"matrix","result":[]}}'
             return dict.fromkeys(queries, empty), queries
-        start, end = _later(since, step), _later(since, step * count)
+        start, end = later(since, step), later(since, step * count)
         found = await asyncio.gather(*(self._answer(text, start, end, step) for text in queries.values()))
         return dict(zip(queries, found, strict=True)), queries
 
@@ -175,10 +176,3 @@ def _params(soak: Planned, since: datetime, now: datetime) -> dict[str, Any]:
 
 def _check(check: MetricCheck) -> dict[str, str]:
     return {"metric": check.metric, "threshold": check.threshold}
-
-
-def _later(moment: datetime, seconds: float) -> datetime:
-    try:
-        return moment + timedelta(seconds=seconds)
-    except OverflowError:
-        return datetime.max.replace(tzinfo=moment.tzinfo)

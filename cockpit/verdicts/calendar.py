@@ -80,7 +80,7 @@ def due(plan: CalendarPlan, phase: str) -> datetime | None:
     calendar = plan.calendar
     if calendar is None or phase not in calendar.phases:
         return None
-    return _later(plan.window_utc.start, calendar.phases[phase] * calendar.day)
+    return later(plan.window_utc.start, calendar.phases[phase] * calendar.day)
 
 
 def code_freeze(plan: CalendarPlan, now: datetime) -> str:
@@ -92,7 +92,7 @@ def code_freeze(plan: CalendarPlan, now: datetime) -> str:
     calendar = plan.calendar
     if calendar is None:
         return ""
-    begins = _later(plan.window_utc.start, -calendar.day)
+    begins = later(plan.window_utc.start, -calendar.day)
     if begins <= now < plan.window_utc.end:
         return f"the release is frozen since T-1 ({_said(begins)})"
     for freeze in calendar.freezes:
@@ -140,7 +140,7 @@ def next_opening(
     """
     if not promotion_open(plan, now, own=own):
         return now
-    end = _later(now, min(horizon, MOST).total_seconds())
+    end = later(now, min(horizon, MOST).total_seconds())
     if own:
         end = min(end, plan.window_utc.end)
         now = max(now, min(plan.window_utc.start - _SECOND, _LAST))
@@ -154,7 +154,7 @@ def closes_at(plan: CalendarPlan, now: datetime, *, own: bool = True) -> datetim
     """
     if promotion_open(plan, now, own=own):
         return None
-    end = _later(now, MOST.total_seconds())
+    end = later(now, MOST.total_seconds())
     return next((at for at in _edges(plan, now, end) if promotion_open(plan, at, own=own)), end)
 
 
@@ -243,7 +243,8 @@ def _clock(text: str) -> time:
     return time(int(text[:2]), int(text[3:5]))
 
 
-def _later(moment: datetime, seconds: float) -> datetime:
+def later(moment: datetime, seconds: float) -> datetime:
+    """Return `moment` moved by `seconds`, within what a datetime can hold; in UTC."""
     try:
         return min(max(moment.astimezone(UTC) + timedelta(seconds=seconds), _FIRST), _LAST)
     except (OverflowError, ValueError):
