@@ -17,7 +17,9 @@ _HEAD = re.compile(r"([a-z]+)(?:\(([^)]{1,60})\))?(!)?: (.+)", re.ASCII)
 _BREAKING = re.compile(r"^BREAKING[ -]CHANGE: (.+?)(?=\n[A-Z][A-Za-z-]*: |\n\n|\Z)", re.MULTILINE | re.DOTALL)
 _KNOWN = re.compile(r"^Known[ -]issue: (.+)$", re.MULTILINE | re.IGNORECASE)
 _VERSION = re.compile(r"v(\d+)\.(\d+)\.(\d+)(?:-[0-9A-Za-z.-]+)?")
+_PULL = re.compile(r"\(#(\d{1,9})\)$|^Merge pull request #(\d{1,9})\b")
 _MARKUP = re.compile(r"([\\`*_{}\[\]<>#+|~])")
+_MOST_FILES = 200
 _ORDER: tuple[Bump, ...] = ("patch", "minor", "major")
 
 
@@ -31,11 +33,14 @@ class Change:
     text: str
     breaking: tuple[str, ...]
     known_issues: tuple[str, ...]
+    pull_request: str = ""
+    """Its number, where the commit names it."""
 
 
 def read(commit: Commit) -> Change:
     """Read a commit as a conventional commit (conventionalcommits.org, 1.0.0)."""
     match = _HEAD.fullmatch(commit.subject)
+    pull = _PULL.search(commit.subject)
     breaking = tuple(" ".join(text.split()) for text in _BREAKING.findall(commit.body))
     if match is not None and match[3] and not breaking:
         breaking = (match[4],)
@@ -46,6 +51,7 @@ def read(commit: Commit) -> Change:
         text=match[4] if match is not None else commit.subject,
         breaking=breaking,
         known_issues=tuple(_KNOWN.findall(commit.body)),
+        pull_request=next(filter(None, pull.groups()), "") if pull is not None else "",
     )
 
 
@@ -81,8 +87,17 @@ def bump_problem(changes: list[Change], before: str, after: str) -> str:
     return ""
 
 
-def render(plan: Plan, state: ReleaseState, changes: list[Change], range_: tuple[str, str]) -> str:
-    """Return the release notes as Markdown; commit texts are escaped, never taken as markup."""
+def render(
+    plan: Plan,
+    state: ReleaseState,
+    changes: list[Change],
+    range_: tuple[str, str],
+    migrations: list[str],
+) -> str:
+    """Return the release notes as Markdown; commit texts are escaped, never taken as markup.
+
+    `migrations`: paths of the migration files that came with this release.
+    """
     before, after = plan.targets.repository.from_ref, plan.target_version
     needed = needed_bump(changes)
     breaking = [text for change in changes for text in change.breaking]
@@ -99,6 +114,7 @@ def render(plan: Plan, state: ReleaseState, changes: list[Change], range_: tuple
         _semver(changes, breaking, before, after, needed),
         "",
     ]
+    lines += _section("In this release", _contents(plan, state, changes, range_, migrations))
     lines += _section("Breaking changes", [_plain(text) for text in breaking])
     for title, kinds in (("Features", ("feat",)), ("Fixes", ("fix",)), ("Performance", ("perf",))):
         lines += _section(title, [_line(change) for change in changes if change.kind in kinds])
@@ -107,8 +123,49 @@ def render(plan: Plan, state: ReleaseState, changes: list[Change], range_: tuple
     lines += _section("Risks", [_risk(plan, state, index) for index in range(len(plan.risks))])
     lines += ["## Rollback", "", *_rollback(plan), ""]
     lines += _section("Known issues", _known_issues(plan, changes))
-    lines += ["## Images", "", *(f"- `{one.name}`: `{one.image.text}`" for one in plan.services), ""]
+    lines += _section("Images", [_image(plan, state, index) for index in range(len(plan.services))])
+    lines += _section("Feature flags", [_flag(plan, state, flag) for flag in plan.ga_flags])
+    lines += _section("Migrations", [f"`{_code(path)}`" for path in migrations[:_MOST_FILES]])
     return "\n".join(lines)
+
+
+def _contents(
+    plan: Plan, state: ReleaseState, changes: list[Change], range_: tuple[str, str], migrations: list[str]
+) -> list[str]:
+    pulls = sorted({int(change.pull_request) for change in changes if change.pull_request})
+    named = ", ".join(f"#{number}" for number in pulls[:_MOST_FILES])
+    new = sum(bool(_before(plan, state, index)) for index in range(len(plan.services)))
+    flags, files = len(plan.ga_flags), len(migrations)
+    more = f", of which {_MOST_FILES} are listed" if files > _MOST_FILES else ""
+    return [
+        f"Commits: {len(changes)}, `{range_[0]}` to `{range_[1]}`",
+        f"Pull requests: {named or 'none is named by the commits'}",
+        f"Images: {len(plan.services)}, each by digest" + (f"; {new} replace a known one" if new else ""),
+        f"Feature flags: {flags or 'none'}",
+        f"Migration files: {files or 'none'}{more}",
+    ]
+
+
+def _before(plan: Plan, state: ReleaseState, index: int) -> str:
+    return state.canary.stable_images.get(plan.services[index].stable_deployment, "")
+
+
+def _image(plan: Plan, state: ReleaseState, index: int) -> str:
+    one, before = plan.services[index], _before(plan, state, index)
+    # What stable runs is known from the first step on; the notes before it cannot say.
+    return f"`{one.name}`: `{one.image.text}`" + (f" in place of `{_code(before)}`" if before else "")
+
+
+def _flag(plan: Plan, state: ReleaseState, flag: str) -> str:
+    seen = next((one for one in state.work.flags if one.flag == flag), None)
+    if seen is not None:
+        return f"`{_code(flag)}`: {_plain(seen.now)} for {_plain(seen.scope)}"
+    ramp = "ramps with the canary for pilot tenants" if plan.auto_ramp_flags else "not ramped"
+    return f"`{_code(flag)}`: not flipped yet; {ramp}"
+
+
+def _code(text: str) -> str:
+    return visible(text, limit=300).replace("`", "ʼ")
 
 
 def _plain(text: str) -> str:

@@ -52,14 +52,14 @@ def posts(kind: str, url: str, secret: str, message: Message) -> list[Post]:
     alertmanager, cdevents: a bearer token; pager: the routing key. Raises BackendRefused for a message that
     cannot be written or a pager without its routing key.
     """
+    if not speaks(kind, message):
+        return []
     if kind == "slack":
         return [Post(_joined(url, secret), _json(slack(message)))]
     if kind == "alertmanager":
-        if not message.alerts:
-            return []
         return [Post(_alerts_url(url), _json(alertmanager(message)), _bearer(secret))]
     if kind == "pager":
-        if message.alerts and not secret:
+        if not secret:
             raise BackendRefused("a pager needs `secret`: its routing key", status=401)
         return [Post(url, _json(pager(alert, message, secret))) for alert in message.alerts if _pages(alert)]
     if kind == "cdevents":
@@ -69,6 +69,15 @@ def posts(kind: str, url: str, secret: str, message: Message) -> list[Post]:
             for id_, event in cdevents.events(message)
         ]
     return [signed(url, message.kind, generic(message), secret)]
+
+
+def speaks(kind: str, message: Message) -> bool:
+    """Tell whether a receiver of this kind has a use for the message."""
+    if kind == "alertmanager":
+        return bool(message.alerts)
+    if kind == "pager":
+        return any(_pages(alert) for alert in message.alerts)
+    return kind != "cdevents" or bool(message.occurrences)
 
 
 def generic(message: Message) -> dict[str, Any]:

@@ -490,7 +490,10 @@ class LeaseChanged(Event, frozen=True, tag="lease.changed.v1"):
 
 
 class MessagePosted(Event, frozen=True, tag="comms.posted.v1"):
-    """A macro of seed section 13 was delivered to a webhook, or not (`ok` false)."""
+    """A macro of seed section 13 was delivered to a webhook, or not (`ok` false).
+
+    `macro` names the message within the run, with its step where there is one a step: `start`, `breach@2`.
+    """
 
     macro: str
     webhook: str
