@@ -24,18 +24,27 @@ class Asked:
     now: float
 
 
-async def ask(context: Context, texts: Mapping[str, str], *, window_s: float | None = None) -> Asked:
-    """Ask every query at once. One that does not answer leaves an error in its place: the rule decides."""
+async def ask(
+    context: Context,
+    texts: Mapping[str, str],
+    *,
+    window_s: float | None = None,
+    at: Mapping[str, datetime] | None = None,
+) -> Asked:
+    """Ask every query at once. One that does not answer leaves an error in its place: the rule decides.
+
+    `at` gives the moment of the queries that are not about now, by name.
+    """
     metrics = context.metrics
     deadline = context.plan.canary.query_deadline
 
-    async def one(text: str) -> MetricAnswer | BackendError:
+    async def one(text: str, moment: datetime | None) -> MetricAnswer | BackendError:
         try:
-            return await metrics.query(text, deadline=deadline)
+            return await metrics.query(text, at=moment, deadline=deadline)
         except BackendError as error:
             return error
 
-    every = await together({name: one(text) for name, text in texts.items()})
+    every = await together({name: one(text, (at or {}).get(name)) for name, text in texts.items()})
     answers: dict[str, bytes] = {}
     queries: dict[str, Query] = {}
     offsets = []

@@ -1,4 +1,4 @@
-"""Quality: the QE Generalist (A43), smoke paths of the acceptance suite."""
+"""Quality: the QE Generalist (A43), smoke paths of the acceptance suite and, in P8, the KPIs (`kpi.py`)."""
 
 from __future__ import annotations
 
@@ -7,7 +7,9 @@ import json
 from typing import Any
 from xml.etree import ElementTree as Xml
 
+from cockpit.agentkit.agent import Outcome
 from cockpit.agentkit.context import Context
+from cockpit.agents import kpi
 from cockpit.agents.common import GateAgent, Measured, judge, query, reason_of, together
 from cockpit.base.errors import BackendError
 from cockpit.base.text import visible
@@ -21,10 +23,22 @@ _AT_ONCE = 4
 
 
 class QeGeneralist(GateAgent):
-    """A43: reads every smoke path where users enter, in P4 and under every canary step."""
+    """A43: reads every smoke path where users enter, in P4 and under every canary step; in P8 the KPIs."""
 
     gate = "slo"
     phase_gate = "slo"
+
+    async def plan(self, context: Context) -> Outcome:
+        """Say what VERIFY will read or compare."""
+        return await (kpi.plan(context) if _of_ga(context) else super().plan(context))
+
+    async def apply(self, context: Context) -> Outcome:
+        """File the regressions in P8; else there is nothing to change."""
+        return await (kpi.apply(context) if _of_ga(context) else super().apply(context))
+
+    async def verify(self, context: Context) -> Outcome:
+        """Read the smoke paths, or compare the KPIs."""
+        return await (kpi.verify(context) if _of_ga(context) else super().verify(context))
 
     def needs(self, context: Context) -> str:
         """Need the HTTP reader."""
@@ -34,8 +48,6 @@ class QeGeneralist(GateAgent):
     def blocked(self, context: Context) -> str:
         """Say so when the plan names no entry or no paths."""
         targets = context.plan.targets
-        if context.request.phase == "P8":
-            return "the KPI comparison of P8 is not built in this version"
         if targets.entry_url is None:
             return "targets.entry_url is not given: there is nowhere to read smoke paths"
         return "" if targets.smoke else "targets.smoke names no path"
@@ -64,6 +76,10 @@ class QeGeneralist(GateAgent):
         report = junit(f"smoke {context.plan.target_version}", paths, answers, took)
         artifact = context.artifacts.write(where, report, "report")
         return Measured((verdict,), (artifact,), reason_of((verdict,)))
+
+
+def _of_ga(context: Context) -> bool:
+    return context.request.phase == "P8"
 
 
 async def _read(context: Context, slots: asyncio.Semaphore, url: str) -> tuple[bytes, float]:

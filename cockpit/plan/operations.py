@@ -95,7 +95,10 @@ class Kpi(Strict):
 
 
 class Kpis(Strict):
-    """`cockpit kpi`: when, over which window, and against which baseline (seconds before the promotion)."""
+    """`cockpit kpi`: when, over which window, and against which baseline (seconds before the promotion).
+
+    Both are durations of the calendar: where its day is compressed, they shrink with it.
+    """
 
     after: PositiveSeconds = 86400.0
     window: PositiveSeconds = 86400.0
