@@ -44,7 +44,9 @@ from cockpit.rehearsal.manifests import deployment
 from cockpit.rehearsal.pace import pace
 from cockpit.rehearsal.registry import Image, RegistryServer, attach, build_image, predicates, push
 from cockpit.rehearsal.release_plan import RELEASE_IDENTITY, Data, Endpoints, ImageTrust, build
+from cockpit.rehearsal.scenarios import scenario
 from cockpit.rehearsal.sigstore import BuildSigning, SigstoreServer
+from cockpit.rehearsal.topology import STAGES
 from cockpit.rpc.messages import GateVerdict, Op, Phase
 
 Mode = Literal["ok", "garbage", "error", "hang"]
@@ -253,7 +255,8 @@ class World:
             prometheus=self.prometheus.url,
             registry=self.registry.url,
             entry=self.entry.url,
-            stage=self.stage.url,
+            load=self.stage.url,
+            stages={name: self.stage.url for name in STAGES},
             token_url=self.sigstore.token_url,
             token_secret="file:secret",
             issuer=self.sigstore.issuer,
@@ -263,12 +266,16 @@ class World:
             to_ref="v3.0.0",
             webhook=f"{self.hook.url}/hook",
             webhook_secret="file:secret",
+            issues=self.hook.url,
+            issues_repository="intelgraph/platform",
+            issues_token="file:secret",
+            flags=self.hook.url,
         )
         trust = ImageTrust(BUILD, self.sigstore.issuer, BUILDER, SOURCE)
         services = self.data["services"]
         references = {one["name"]: one["image"] for one in services}
         every = {name: references.get(name, "x/y@sha256:" + "0" * 64) for name in _ALL}
-        self.data = build(endpoints, every, trust, pace("fast"), datetime.now(UTC))
+        self.data = build(endpoints, every, trust, pace("fast"), datetime.now(UTC), scenario("green"))
         self.data["services"] = services
         self.data["agent_deadline"] = "20s"
         self.data["targets"]["load"] |= {"baseline_rps": 104, "spike_rps": 120, "seconds": "0.5s"}
