@@ -233,7 +233,7 @@ async def _read(answer: httpx.Response, most: int, where: str) -> bytes:
 
 
 def _refused(status: int, body: bytes, where: str) -> BackendGarbage | BackendRefused | BackendUnreachable:
-    said = visible(body[:400].decode("utf-8", "replace"), limit=200)
+    said = _said(body)
     if status >= 500 or status == 429:
         return BackendUnreachable(f"the policy engine answered {status}: {said}", where=where)
     if status >= 400:
@@ -242,3 +242,13 @@ def _refused(status: int, body: bytes, where: str) -> BackendGarbage | BackendRe
             f"the policy engine answered {status}: {said}", where=where, hint=hint, status=status
         )
     return BackendGarbage(f"the policy engine answered {status}", where=where)
+
+
+def _said(body: bytes) -> str:
+    """Return what an error answer says: its message and that of its first error, where it has them."""
+    try:
+        document = json.loads(body)
+        texts = [document["message"], *(one["message"] for one in document.get("errors", [])[:1])]
+        return visible("; ".join(map(str, texts)), limit=300)
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
+        return visible(body[:400].decode("utf-8", "replace"), limit=200)
