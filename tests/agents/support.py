@@ -256,7 +256,7 @@ class World:
             registry=self.registry.url,
             entry=self.entry.url,
             load=self.stage.url,
-            stages={name: self.stage.url for name in STAGES},
+            stages=dict.fromkeys(STAGES, self.stage.url),
             token_url=self.sigstore.token_url,
             token_secret="file:secret",
             issuer=self.sigstore.issuer,
