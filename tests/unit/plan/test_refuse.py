@@ -9,21 +9,24 @@ from cockpit.plan.model import Plan
 from cockpit.plan.refuse import unfailable
 from cockpit.rehearsal.pace import PACES
 from cockpit.rehearsal.release_plan import Endpoints, ImageTrust, build
+from cockpit.rehearsal.scenarios import SCENARIOS
 
 
 def data(pace: str = "fast") -> dict[str, Any]:
     url = "http://127.0.0.1:1"
     digest = "@sha256:" + "a" * 64
     endpoints = Endpoints(
-        kubernetes=url, kubernetes_token="file:t", prometheus=url, registry=url, entry=url, stage=url,
-        token_url=url, token_secret="file:s", issuer=url, trust_config="t.json", repository="repo",
+        kubernetes=url, kubernetes_token="file:t", prometheus=url, registry=url, entry=url, load=url,
+        stages={"intelgraph-dev": url, "intelgraph-stage": url},
+               token_url=url, token_secret="file:s", issuer=url, trust_config="t.json", repository="repo",
         from_ref="a", to_ref="b", webhook=url, webhook_secret="file:w",
+        issues=url, issues_repository="intelgraph/platform", issues_token="file:i", flags=url,
     )  # fmt: skip
     images = {
         name: f"r/{name}{digest}" for name in ("gateway", "web", "search", "realtime", "reports", "ingest")
     }
     trust = ImageTrust("i", "https://issuer", "b", "s")
-    return build(endpoints, images, trust, PACES[pace], datetime(2025, 9, 23, tzinfo=UTC))
+    return build(endpoints, images, trust, PACES[pace], datetime(2025, 9, 23, tzinfo=UTC), SCENARIOS["green"])
 
 
 def problems(change: dict[str, Any] | None = None, **canary: Any) -> list[str]:
