@@ -16,7 +16,8 @@ from cockpit.journal.writer import JournalWriter
 from cockpit.plan.load import LoadedPlan, parse_plan
 from cockpit.rehearsal.pace import pace
 from cockpit.rehearsal.release_plan import Endpoints, ImageTrust, build, dump
-from cockpit.rehearsal.topology import SERVICES
+from cockpit.rehearsal.scenarios import scenario
+from cockpit.rehearsal.topology import SERVICES, STAGES
 
 _NOWHERE = "http://127.0.0.1:9"
 
@@ -29,7 +30,8 @@ def plan(base: Path) -> LoadedPlan:
         prometheus=_NOWHERE,
         registry=_NOWHERE,
         entry=_NOWHERE,
-        stage=_NOWHERE,
+        load=_NOWHERE,
+        stages=dict.fromkeys(STAGES, _NOWHERE),
         token_url=f"{_NOWHERE}/token",
         token_secret="file:world/secrets/token",
         issuer=_NOWHERE,
@@ -39,11 +41,15 @@ def plan(base: Path) -> LoadedPlan:
         to_ref="main",
         webhook=f"{_NOWHERE}/hook",
         webhook_secret="file:world/secrets/webhook",
+        issues=_NOWHERE,
+        issues_repository="intelgraph/platform",
+        issues_token="file:world/secrets/issues",
+        flags=_NOWHERE,
     )
     digests = {service: hashlib.sha256(service.encode()).hexdigest() for service in SERVICES}
     images = {service: f"registry.invalid/{service}@sha256:{digest}" for service, digest in digests.items()}
     trust = ImageTrust("ci@example.org", _NOWHERE, "https://ci.invalid/builder", "git+https://example.org")
-    data = build(endpoints, images, trust, pace("fast"), datetime.now(UTC))
+    data = build(endpoints, images, trust, pace("fast"), datetime.now(UTC), scenario("green"))
     return parse_plan(dump(data).encode(), "release.yaml", base=base)
 
 

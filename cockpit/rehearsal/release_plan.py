@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Any
 
@@ -77,6 +77,17 @@ class Endpoints:
     issues_repository: str
     issues_token: str
     flags: str
+    webhooks: Mapping[str, str] = field(default_factory=dict)
+    """Where messages of other shapes than the cockpit's own are posted to."""
+
+
+_RECEIVERS = (
+    ("team-chat", "slack", ("release",)),
+    ("alerts", "alertmanager", ("oncall",)),
+    ("pager", "pager", ("oncall",)),
+    ("delivery-events", "cdevents", ("release",)),
+)
+"""Who is told besides: a webhook's name, its shape, and what it is for."""
 
 
 def build(
@@ -219,7 +230,18 @@ def _targets(endpoints: Endpoints, trust: ImageTrust, pace: Pace) -> Data:
             "to_ref": endpoints.to_ref,
         },
         "webhooks": [
-            {"name": "release-channel", "url": endpoints.webhook, "secret": endpoints.webhook_secret}
+            {"name": "release-channel", "url": endpoints.webhook, "secret": endpoints.webhook_secret},
+            *(
+                {
+                    "name": name,
+                    "url": endpoints.webhooks[kind],
+                    "secret": endpoints.webhook_secret,
+                    "kind": kind,
+                    "audience": list(audience),
+                }
+                for name, kind, audience in _RECEIVERS
+                if kind in endpoints.webhooks
+            ),
         ],
         "load": {
             "url": endpoints.load,

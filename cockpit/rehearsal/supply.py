@@ -21,7 +21,7 @@ from cockpit.rehearsal.release_plan import ImageTrust
 from cockpit.rehearsal.scenarios import Scenario
 from cockpit.rehearsal.sigstore import SigstoreServer
 from cockpit.rehearsal.topology import CANDIDATE_VERSION, SERVICES, STABLE_VERSION, behaviour
-from cockpit.rehearsal.webhook import WebhookReceiver
+from cockpit.rehearsal.webhook import KINDS, WebhookReceiver
 
 if TYPE_CHECKING:
     from sigstore.sign import SigningContext
@@ -51,7 +51,8 @@ class Supply:
     repository: Path
     from_ref: str
     to_ref: str
-    webhook_url: str
+    webhooks: Mapping[str, str]
+    """Where messages of each shape are posted to."""
     webhook_secret: str
     issues_url: str
     issues_repository: str
@@ -183,7 +184,7 @@ async def supplying(place: Path, scenario: Scenario) -> AsyncIterator[Supply]:
             repository=forge.path,
             from_ref=FROM_REF,
             to_ref=TO_REF,
-            webhook_url=webhook.url,
+            webhooks={kind: webhook.url_of(kind) for kind in KINDS},
             webhook_secret=webhook_secret,
             issues_url=issues.url,
             issues_repository=issues.repository,

@@ -18,6 +18,7 @@ from cockpit.rehearsal.platform import Images, Platform, running
 from cockpit.rehearsal.release_plan import Data, Endpoints, ImageTrust, build
 from cockpit.rehearsal.scenarios import scenario
 from cockpit.rehearsal.topology import CANDIDATE_VERSION, PROD, ROUTE, SERVICES, STABLE_VERSION, STAGES
+from cockpit.rehearsal.webhook import KINDS
 
 DEADLINE = 60.0
 
@@ -59,6 +60,7 @@ def endpoints() -> Endpoints:
         issues_repository="intelgraph/platform",
         issues_token="file:world/secrets/issues",
         flags="http://127.0.0.1:9",
+        webhooks=dict.fromkeys(KINDS, "http://127.0.0.1:9/hook"),
     )
 
 
