@@ -15,10 +15,12 @@ from cockpit.agents import comms, notary
 from cockpit.base.text import visible
 from cockpit.journal.base import Event
 from cockpit.journal.events import ArtifactSigned, EvidencePending, MessagePosted, RiskChanged
+from cockpit.journal.events_work import IncidentChanged, IssueFiled
 from cockpit.journal.state import ReleaseState
 from cockpit.rpc.messages import AgentResponse
 
 _REGISTER = re.compile(r"risk/register(_[a-z0-9_]+)?\.json")
+_INCIDENT = re.compile(r"incidents/[A-Za-z0-9_.-]+\.json")
 
 
 def events_of(agent: str, response: AgentResponse, run_dir: Path, state: ReleaseState) -> list[Event]:
@@ -30,6 +32,9 @@ def events_of(agent: str, response: AgentResponse, run_dir: Path, state: Release
     named = {artifact.path for artifact in response.artifacts}
     if agent == "A3" and notary.INDEX in named:
         return _signatures(_read(run_dir, notary.INDEX), state)
+    if agent == "A37":
+        kept = [_read(run_dir, path) for path in sorted(named) if _INCIDENT.fullmatch(path)]
+        return [event for one in kept for event in _incidents(one, response.trace_id)]
     registers = sorted(path for path in named if _REGISTER.fullmatch(path))
     if agent == "A4" and registers:
         return _risks(_read(run_dir, registers[0]), state)
@@ -61,6 +66,34 @@ def _signatures(index: dict[str, Any], state: ReleaseState) -> list[Event]:
     ]
     reason = visible("; ".join(index.get("reasons", [])) or "not signed yet", limit=500)
     return found + [EvidencePending(what=path, reason=reason) for path in index.get("pending", [])]
+
+
+def _incidents(one: dict[str, Any], trace_id: str) -> list[Event]:
+    """Return what this call changed about an incident: its state, and the issue it filed."""
+    issue = one.get("issue") or {}
+    found: list[Event] = []
+    if issue and one.get("filed_by") == trace_id:
+        found.append(
+            IssueFiled(
+                kind=one["kind"],
+                key=one["key"],
+                number=issue["number"],
+                url=issue["url"],
+                title=one["title"],
+                known=issue["known"],
+            )
+        )
+    if one.get("changed_by") == trace_id:
+        found.append(
+            IncidentChanged(
+                incident=one["id"],
+                state=one["state"],
+                severity=one["severity"],
+                title=one["title"],
+                url=issue.get("url", ""),
+            )
+        )
+    return found
 
 
 def _risks(register: dict[str, Any], state: ReleaseState) -> list[Event]:

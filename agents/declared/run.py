@@ -212,9 +212,12 @@ ENTRIES: tuple[AgentInfo, ...] = (
         domain=_RECOVERY,
         summary="Opens the incident, keeps roles, timeline and updates, drafts the postmortem.",
         phases=("P5",),
-        capabilities=("journal", "webhook"),
+        capabilities=("journal", "issues"),
         gates=("dr",),
-        artifacts=("incidents/*.md",),
+        artifacts=("incidents/*.md", "incidents/*.json"),
+        mutates=True,
+        undo="closes a drill's issue; an incident stays for people to resolve",
+        implementation="cockpit.agents.incidents:IncidentCommander",
     ),
     AgentInfo(
         id="A38",
@@ -226,5 +229,6 @@ ENTRIES: tuple[AgentInfo, ...] = (
         capabilities=("kubernetes", "prometheus", "journal"),
         gates=("dr",),
         artifacts=("incidents/forensics/*",),
+        implementation="cockpit.agents.forensics:ForensicScribe",
     ),
 )

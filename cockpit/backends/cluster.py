@@ -10,6 +10,7 @@ import asyncio
 import json
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
+from urllib.parse import quote
 
 from cockpit.base.errors import BackendGarbage, BackendRefused, BackendUnreachable, Conflict
 from cockpit.base.limits import MAX_ANSWER_BYTES
@@ -43,8 +44,9 @@ POD = Kind("", "v1", "Pod", "pods")
 SERVICE = Kind("", "v1", "Service", "services")
 HTTPROUTE = Kind("gateway.networking.k8s.io", "v1", "HTTPRoute", "httproutes")
 CONFIGMAP = Kind("", "v1", "ConfigMap", "configmaps")
+EVENT = Kind("", "v1", "Event", "events")
 LEASE = Kind("coordination.k8s.io", "v1", "Lease", "leases")
-KINDS = (DEPLOYMENT, REPLICASET, POD, SERVICE, CONFIGMAP, HTTPROUTE, LEASE)
+KINDS = (DEPLOYMENT, REPLICASET, POD, SERVICE, CONFIGMAP, EVENT, HTTPROUTE, LEASE)
 
 
 class ClusterReader(Protocol):
@@ -56,6 +58,10 @@ class ClusterReader(Protocol):
 
     async def list(self, kind: Kind, *, selector: str = "") -> list[Object]:
         """Return all objects of a kind that match a label selector."""
+        ...
+
+    async def pod_log(self, pod: str, container: str, *, limit_bytes: int) -> bytes:
+        """Return a container's log so far, at most about `limit_bytes` of it, with times."""
         ...
 
 
@@ -142,6 +148,18 @@ class KubernetesCluster:
             raise BackendGarbage(f"the list of {kind.plural} has no proper items", where=self._url)
         return items
 
+    async def pod_log(self, pod: str, container: str, *, limit_bytes: int) -> bytes:
+        """Return a container's log; see ClusterReader."""
+        if self._client is None:
+            raise BackendUnreachable("the cluster client is not connected", where=self._url)
+        path = f"/api/v1/namespaces/{quote(self._namespace)}/pods/{quote(pod, safe='')}/log"
+        asked = [("container", container), ("limitBytes", str(limit_bytes)), ("timestamps", "true")]
+        # Without this header a log is refused: it is no JSON.
+        options = {**self._options(), "query_params": asked, "header_params": {"Accept": "text/plain, */*"}}
+        where = f"{self._url} pods/{pod}/log"
+        raw = await self._raw(where, self._client.request("get", path, **options))
+        return raw[: 2 * limit_bytes]
+
     async def patch(self, kind: Kind, name: str, body: Object, *, resource_version: str) -> Object:
         """Apply a JSON merge patch on exactly the version read."""
         resource = self._resource(kind)
@@ -207,11 +225,22 @@ class KubernetesCluster:
         return answer
 
     async def _call(self, what: str, call: Any) -> Object:
+        """Await a request whose answer is a JSON object; raises BackendError."""
+        where = f"{self._url} {what}"
+        raw = await self._raw(where, call)
+        try:
+            answer = json.loads(raw)
+        except (ValueError, RecursionError):
+            raise BackendGarbage("the answer is not JSON", where=where) from None
+        if not isinstance(answer, dict):
+            raise BackendGarbage("the answer is not a JSON object", where=where)
+        return answer
+
+    async def _raw(self, where: str, call: Any) -> bytes:
         """Await a request within the deadline; map every failure to the error tree."""
         import aiohttp
         from kubernetes.aio.client.exceptions import ApiException
 
-        where = f"{self._url} {what}"
         try:
             async with asyncio.timeout(self._deadline):
                 response = await call
@@ -226,13 +255,7 @@ class KubernetesCluster:
             raise BackendUnreachable(f"the cluster did not answer: {text}", where=where) from None
         if raw is None:
             raise BackendGarbage(f"an answer of more than {MAX_ANSWER_BYTES} bytes", where=where)
-        try:
-            answer = json.loads(raw)
-        except (ValueError, RecursionError):
-            raise BackendGarbage("the answer is not JSON", where=where) from None
-        if not isinstance(answer, dict):
-            raise BackendGarbage("the answer is not a JSON object", where=where)
-        return answer
+        return raw
 
 
 async def _read(response: Any) -> bytes | None:

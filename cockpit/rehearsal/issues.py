@@ -63,7 +63,8 @@ class _Refused(Exception):
 class IssuesServer:
     """Listens on a free loopback port. `record` (e.g. `world/issues.jsonl`) takes each change as a JSON line.
 
-    An empty `token` makes one. `may_label` false: the token may not set labels, and as on the real one they are dropped without a word.
+    An empty `token` makes one. `may_label` false: the token may not set labels, and as on the real one they
+    are dropped without a word.
     """
 
     def __init__(
@@ -148,6 +149,12 @@ class IssuesServer:
         stored = _Stored(len(self._issues) + 1, title, body, list(labels), _now(), pull_request=pull_request)
         self._issues.append(stored)
         return stored.number
+
+    def change(self, number: int, **fields: Any) -> None:
+        """Change an issue as somebody else would: `state`, `closed_at`, `labels`, `body`."""
+        stored = self._issues[number - 1]
+        for name, value in fields.items():
+            setattr(stored, name, value)
 
     def all(self) -> list[dict[str, Any]]:
         """Return every issue with its comments (`notes`), oldest first."""

@@ -21,6 +21,7 @@ RULES: dict[str, str] = {
     "decision_table": "cockpit.verdicts.rules.authz:decision_table",
     "named_checks": "cockpit.verdicts.rules.checks:named_checks",
     "incident_drill": "cockpit.verdicts.rules.incident:incident_drill",
+    "incident_drill": "cockpit.verdicts.rules.incident:incident_drill",
     "go_no_go": "cockpit.verdicts.rules.go_no_go:go_no_go",
     "soak": "cockpit.verdicts.rules.soak:soak",
     "supply_chain": "cockpit.evidence.supply_chain_rule:supply_chain",
