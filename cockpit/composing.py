@@ -11,6 +11,7 @@ from cockpit.conductor.effects import EffectsGate
 from cockpit.conductor.hooks import Hooks
 from cockpit.conductor.people import People
 from cockpit.conductor.recorder import Recorder
+from cockpit.conductor.stages import Stages
 from cockpit.conductor.timetable import Timetable
 from cockpit.conductor.tools import BakeClock, Handover, Reverify
 from cockpit.conductor.watches import operator_lost, window_end
@@ -42,10 +43,12 @@ def hooks_of(
     timetable: Timetable,
     closed: Closed,
     reverify: Reverify,
+    stages: Stages,
 ) -> Hooks:
     """Return the hooks of a plan."""
     return Hooks(
         due=timetable.wait_for,
+        stages=stages.run,
         closed=closed,
         watchers=(
             partial(window_end, plan, effects, people, clock, closed),

@@ -42,6 +42,7 @@ from cockpit.conductor.promotion_requests import PromotionRequests
 from cockpit.conductor.recorder import Recorder
 from cockpit.conductor.release import Parts, Release
 from cockpit.conductor.resume import Progress, progress_of
+from cockpit.conductor.stages import Place, Stages
 from cockpit.conductor.targets import Targets
 from cockpit.conductor.timetable import Timetable
 from cockpit.conductor.tools import BakeClock, Handover, Reverify
@@ -74,6 +75,8 @@ class Backends:
     signing: SigstoreSigning
     forge: GitRepo
     redactor: Redactor
+    stages: Mapping[str, KubernetesCluster]
+    """The environments before prod, connected when the release gets there."""
 
     async def connect(self) -> None:
         """Connect what must be connected beforehand; raises BackendError."""
@@ -87,6 +90,8 @@ class Backends:
         for closing in (self.cluster.close(), self.abort_cluster.close(), self.metrics.close()):
             await closing
         await self.registry.close()
+        for cluster in self.stages.values():
+            await cluster.close()
         if isinstance(self.handles.flags, ConfigMapFlags):
             await self.handles.flags.close()
 
@@ -169,6 +174,7 @@ def wire(
         timetable=timetable,
         closed=closed,
         reverify=reverify,
+        stages=_stages(plan, backends, lease, effects, recorder, clock, people),
     )
     release = Release(
         Parts(
@@ -198,6 +204,36 @@ def wire(
         progress=progress_of(state, plan, loaded.sha256, roster, clock.now()),
         acts=acts_of(bake, reverify, Handover(recorder)),
     )
+
+
+def _stages(
+    plan: Plan,
+    backends: Backends,
+    lease: ReleaseLease,
+    effects: EffectsGate,
+    recorder: Recorder,
+    clock: Clock,
+    people: People,
+) -> Stages:
+    places = []
+    for stage in plan.stages:
+        cluster = backends.stages[stage.environment]
+        kubernetes = plan.targets.kubernetes.model_copy(
+            update={"namespace": stage.namespace, "route": stage.route or plan.targets.kubernetes.route}
+        )
+        there = plan.model_copy(
+            update={"targets": plan.targets.model_copy(update={"kubernetes": kubernetes})}
+        )
+        places.append(
+            Place(
+                stage,
+                Targets(cluster, there, lease),
+                Targets(cluster, there, lease, abort=_abort_mark(recorder)),
+                cluster.connect,
+            )
+        )
+    metrics, http = backends.metrics, BoundedHttpReader()
+    return Stages(plan, places, effects, metrics, http, recorder, clock, people.resumed)
 
 
 def _already(state: ReleaseState) -> frozenset[str]:
@@ -313,11 +349,15 @@ def backends_of(loaded: LoadedPlan, clock: Clock, redactor: Redactor, *, abortin
         redactor.add(value)
         return value
 
-    def kubernetes() -> KubernetesCluster:
+    def kubernetes(namespace: str = "") -> KubernetesCluster:
         target = targets.kubernetes
         ca_file = str(base / target.ca_file) if target.ca_file else ""
         return KubernetesCluster(
-            target.url, secret(target.token), target.namespace, ca_file=ca_file, deadline=target.deadline
+            target.url,
+            secret(target.token),
+            namespace or target.namespace,
+            ca_file=ca_file,
+            deadline=target.deadline,
         )
 
     def flags() -> ConfigMapFlags | None:
@@ -390,4 +430,5 @@ def backends_of(loaded: LoadedPlan, clock: Clock, redactor: Redactor, *, abortin
         flags=flags(),
         redactor=redactor,
     )
-    return Backends(handles, cluster, abort_cluster, metrics, registry, signing, forge, redactor)
+    stages = {stage.environment: kubernetes(stage.namespace) for stage in plan.stages}
+    return Backends(handles, cluster, abort_cluster, metrics, registry, signing, forge, redactor, stages)
