@@ -430,5 +430,5 @@ def backends_of(loaded: LoadedPlan, clock: Clock, redactor: Redactor, *, abortin
         flags=flags(),
         redactor=redactor,
     )
-    stages = {stage.environment: kubernetes(stage.namespace) for stage in plan.stages}
+    stages: dict[str, KubernetesCluster] = {s.environment: kubernetes(s.namespace) for s in plan.stages}
     return Backends(handles, cluster, abort_cluster, metrics, registry, signing, forge, redactor, stages)
