@@ -1,7 +1,8 @@
 """The audit of a release's flags: what each was before, what was set and when it was seen, and the drills.
 
-Kept as `flags/audit.json`. It is written before a flag is changed and again after, so that a ROLLBACK knows
-what to restore whatever became of the conductor in between.
+Kept beside the journal as `flags.json`, saved before a flag is changed and again after, so that a ROLLBACK
+knows what to restore whatever became of the conductor in between. The artifact `flags/audit.json` is a copy
+of it, made with each answer.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from typing import Any
 from cockpit.agentkit.context import Context
 from cockpit.agents.common import write_json
 from cockpit.base.errors import BackendGarbage
+from cockpit.base.files import write_private
 from cockpit.base.text import visible
 from cockpit.journal.base import Event
 from cockpit.journal.events_work import DrillRun, FlagChanged
@@ -21,6 +23,7 @@ from cockpit.rpc.messages import Artifact
 from cockpit.verdicts.flag_definitions import Definition, Scope
 
 AUDIT = "flags/audit.json"
+KEPT = "flags.json"
 
 
 @dataclass
@@ -38,11 +41,11 @@ class Audit:
     def read(context: Context) -> Audit:
         """Return the audit so far, an empty one before the first; raises BackendGarbage for a broken one."""
         try:
-            raw = context.artifacts.path(AUDIT).read_bytes()
+            raw = (context.run_dir / KEPT).read_bytes()
         except FileNotFoundError:
             return Audit()
         except OSError as error:
-            raise BackendGarbage(f"{AUDIT} cannot be read: {error.strerror}") from None
+            raise BackendGarbage(f"{KEPT} cannot be read: {error.strerror}") from None
         try:
             document = json.loads(raw)
             audit = Audit(
@@ -57,25 +60,28 @@ class Audit:
                     raise ValueError("a definition is no object")
         except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
             # Nothing must be restored from a guess.
-            raise BackendGarbage(f"{AUDIT} is not as it was written") from None
+            raise BackendGarbage(f"{KEPT} is not as it was written") from None
         return audit
 
-    def write(self, context: Context) -> Artifact:
+    def save(self, context: Context) -> None:
         """Put the audit on disk."""
-        return write_json(
-            context,
-            AUDIT,
-            {
-                "version": context.plan.target_version,
-                "rehearsal": context.plan.rehearsal,
-                "originals": self.originals,
-                "set": self.set,
-                "changes": self.changes,
-                "drills": self.drills,
-                **self.more,
-            },
-            "evidence",
-        )
+        write_private(context.run_dir / KEPT, json.dumps(self._document(context), indent=2).encode())
+
+    def write(self, context: Context) -> Artifact:
+        """Put the audit on disk, and into the evidence."""
+        self.save(context)
+        return write_json(context, AUDIT, self._document(context), "evidence")
+
+    def _document(self, context: Context) -> dict[str, Any]:
+        return {
+            "version": context.plan.target_version,
+            "rehearsal": context.plan.rehearsal,
+            "originals": self.originals,
+            "set": self.set,
+            "changes": self.changes,
+            "drills": self.drills,
+            **self.more,
+        }
 
     def remember(self, flag: str, definition: Definition, scope: Scope, at: str) -> None:
         """Keep what a flag was before this release first changed it."""
