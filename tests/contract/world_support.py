@@ -109,21 +109,23 @@ class Release:
         async with self._session.get(self.platform.kube.url + path, headers=headers) as answer:
             return await answer.json()
 
-    async def patch_deployment(self, name: str, spec: Any) -> None:
+    async def patch_deployment(self, name: str, spec: Any, *, namespace: str = PROD) -> None:
         """Merge `spec` into a Deployment's."""
-        path = f"/apis/apps/v1/namespaces/{PROD}/deployments/{name}"
+        path = f"/apis/apps/v1/namespaces/{namespace}/deployments/{name}"
         await self._patch(path, {"spec": spec}, "application/strategic-merge-patch+json")
 
-    async def deploy_canary(self, replicas: int = 1) -> None:
+    async def deploy_canary(self, replicas: int = 1, *, namespace: str = PROD) -> None:
         """Set the candidate's image on every canary Deployment, scale, and wait until all pods are ready."""
         for service in SERVICES:
             container = {"name": "app", "image": self._images.candidate[service]}
             await self.patch_deployment(
-                f"{service}-canary", {"replicas": replicas, "template": {"spec": {"containers": [container]}}}
+                f"{service}-canary",
+                {"replicas": replicas, "template": {"spec": {"containers": [container]}}},
+                namespace=namespace,
             )
 
         async def ready() -> bool:
-            found = await self.get(f"/apis/apps/v1/namespaces/{PROD}/deployments")
+            found = await self.get(f"/apis/apps/v1/namespaces/{namespace}/deployments")
             return all(
                 item["status"].get("readyReplicas", 0) == item["spec"]["replicas"]
                 and item["status"].get("observedGeneration") == item["metadata"]["generation"]
@@ -133,9 +135,9 @@ class Release:
 
         await until("canary pods are ready", ready)
 
-    async def shift(self, weight: int) -> None:
+    async def shift(self, weight: int, *, namespace: str = PROD) -> None:
         """Give the canary `weight` percent of every rule."""
-        path = f"/apis/gateway.networking.k8s.io/v1/namespaces/{PROD}/httproutes/{ROUTE}"
+        path = f"/apis/gateway.networking.k8s.io/v1/namespaces/{namespace}/httproutes/{ROUTE}"
         route = await self.get(path)
         rules = route["spec"]["rules"]
         for rule in rules:
