@@ -198,6 +198,10 @@ class CountedGate:
         """Whether prod traffic was ever shifted."""
         return self._gate.prod_shifted
 
+    def out(self) -> None:
+        """The release is out."""
+        self._gate.out()
+
     async def forward(self, verb: str, target: str, act: Callable[[], Awaitable[T]], **named: Any) -> T:
         """Do it unless it is time to end."""
         return await self._count(self._gate.forward, verb, target, act, named)
