@@ -39,7 +39,7 @@ from cockpit.journal.reader import JOURNAL_NAME
 from cockpit.journal.writer import JournalWriter
 from cockpit.plan.load import LoadedPlan, load_plan, parse_plan
 from cockpit.supervisor import EXIT, HEARTBEAT
-from cockpit.telemetry import Telemetry, observed
+from cockpit.telemetry import Outlets, Telemetry, observed
 from cockpit.wiring import Wired, backends_of, opened, reopened, undo_reason, wire
 
 RELEASE_NOTES = "release_notes.md"
@@ -123,7 +123,20 @@ def _observed(
         {"release": plan.target_version, "env": plan.environment},
         commit=lambda: GitRepo(loaded.base / repository.path).resolve(repository.to_ref),
         since=since,
+        outlets=_outlets(loaded, redactor),
     )
+
+
+def _outlets(loaded: LoadedPlan, redactor: Redactor) -> Outlets:
+    """Return where telemetry goes; a token that is not there is for the collector to refuse, not for us."""
+    out, token = loaded.plan.telemetry, ""
+    if out.otlp_token is not None:
+        try:
+            token = out.otlp_token.read(loaded.base)
+            redactor.add(token)
+        except LookupError as error:
+            print(f"conductor: telemetry: {error}", file=sys.stderr)
+    return Outlets(otlp=out.otlp or "", otlp_token=token, metrics_port=out.metrics_port)
 
 
 class _Run:

@@ -59,9 +59,11 @@ class OtlpLines(SpanExporter):
 
 
 class Spans:
-    """The spans of one run. `failures` counts those that could not be written."""
+    """The spans of one run. `failures` counts those that could not be written; `also` gets them as well."""
 
-    def __init__(self, path: Path, attributes: Mapping[str, str]) -> None:
+    def __init__(
+        self, path: Path, attributes: Mapping[str, str], *, also: SpanExporter | None = None
+    ) -> None:
         self._exporter = OtlpLines(path)
         self._ids = _TraceIds()
         self._provider = TracerProvider(
@@ -71,6 +73,8 @@ class Spans:
             shutdown_on_exit=False,
         )
         self._provider.add_span_processor(SimpleSpanProcessor(self._exporter))
+        if also is not None:
+            self._provider.add_span_processor(SimpleSpanProcessor(also))
         self._tracer = self._provider.get_tracer("cockpit")
         self._attributes = {"tenant": "*", **attributes}
         self._release: Span | None = None

@@ -1,4 +1,4 @@
-"""Traces and logs as one more view of the journal: OpenTelemetry spans and JSON lines (seed, observability).
+"""Traces, metrics and logs as one more view of the journal: OpenTelemetry, Prometheus, JSON lines (seed 0).
 
 Nothing on the way of a call or an effect knows of it: it follows the journal as a screen does, so it costs a
 call nothing, and when it fails it counts that and the release goes on.
@@ -7,13 +7,12 @@ call nothing, and when it fails it counts that and the release goes on.
 from __future__ import annotations
 
 import importlib
-import json
 import logging
-import sys
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from cockpit.base.clock import Clock, iso
 from cockpit.base.errors import ChainBroken, CockpitError
@@ -23,22 +22,34 @@ from cockpit.base.threads import BoundedThreads
 from cockpit.journal import events as ev
 from cockpit.journal.reader import JOURNAL_NAME, Tail
 from cockpit.journal.upcast import decode
+from cockpit.loglines import LOGS, JsonLines, PrivateLines, Teller, log_as_json, logged_up_to
 
-if TYPE_CHECKING:
+if TYPE_CHECKING:  # their libraries are heavy: loaded in a thread, by the conductor only
+    from cockpit.meters import Meters, MetricsEndpoint
+    from cockpit.otlp import OtlpShipper
     from cockpit.spans import Spans
 
 TRACES = "traces.jsonl"
+_CLOSE_WITHIN = 2.0
 _POLL = 0.25
 _LOADING = 30.0
-_UNKNOWN = {"release": "", "env": "", "tenant": "*", "trace_id": "", "sha": ""}
-"""What every log line has; a release is about all tenants."""
 _log = logging.getLogger("cockpit.release")
+
+
+@dataclass(frozen=True, slots=True)
+class Outlets:
+    """Where telemetry goes besides the run folder: an OTLP/HTTP collector; a port on loopback (0: any)."""
+
+    otlp: str = ""
+    otlp_token: str = ""
+    metrics_port: int | None = None
 
 
 class Telemetry:
     """Follows one run's journal from record `since` on; spans go to `traces.jsonl`, log lines to the log.
 
-    `labels` go onto each span and, as they are at the time, each log line; `commit` gives their `sha`.
+    `labels` go onto each span and, as they are at the time, each log line; `commit` gives their `sha`. The
+    metrics are folded from the whole journal; log lines go on where `logs.jsonl` ended.
     """
 
     def __init__(
@@ -49,15 +60,22 @@ class Telemetry:
         *,
         commit: Callable[[], Awaitable[str]] | None = None,
         since: int = 0,
+        outlets: Outlets | None = None,
     ) -> None:
+        self._outlets = outlets or Outlets()
         self._run_dir = run_dir
         self._clock = clock
         self._labels = labels
         self._commit = commit
         self._tail: Tail[ev.AnyEvent] = Tail(run_dir / JOURNAL_NAME, decode)
         self._next = since
+        self._log_next = logged_up_to(run_dir / LOGS, since)
+        self._metered = 0
         self._spans: Spans | None = None
-        self._calls: dict[str, str] = {}
+        self._shipper: OtlpShipper | None = None
+        self._meters: Meters | None = None
+        self._endpoint: MetricsEndpoint | None = None
+        self._teller = Teller()
         self.failures = 0
         """How often something went wrong here; the release was never told."""
 
@@ -65,7 +83,7 @@ class Telemetry:
         """Follow until cancelled."""
         try:
             # In a thread: the SDK takes a while to load, and the loop must take a HALT at any moment.
-            await BoundedThreads("telemetry", 1).run(_load, deadline=_LOADING)
+            await BoundedThreads("telemetry", 1).run(lambda: _load(self._outlets), deadline=_LOADING)
         except (ImportError, CockpitError):
             self.failures += 1
         if self._commit is not None:
@@ -89,107 +107,88 @@ class Telemetry:
             _log.warning("telemetry failed: %s: %s", type(error).__name__, error)
 
     def close(self) -> None:
-        """Take in the rest, end the spans still open, close the files; never raises."""
+        """Take in the rest, end the spans still open, close the files; never raises.
+
+        A collector that does not answer is waited for two seconds at most.
+        """
         self.catch_up()
         try:
             if self._spans is not None:
                 self._spans.close(iso(self._clock.now()))
-                self.failures += self._spans.failures
+            if self._shipper is not None:
+                self._shipper.close(_CLOSE_WITHIN)
+            self.failures, self._spans, self._shipper = self.lost, None, None
+            if self._endpoint is not None:
+                self._endpoint.close()
             self._tail.close()
         except Exception as error:  # noqa: BLE001 - telemetry must not hurt a release
             self.failures += 1
             _log.warning("telemetry failed: %s: %s", type(error).__name__, error)
 
+    @property
+    def lost(self) -> int:
+        """How much telemetry did not reach where it should, by now."""
+        written = self._spans.failures if self._spans is not None else 0
+        return self.failures + written + (self._shipper.lost if self._shipper is not None else 0)
+
+    @property
+    def metrics_address(self) -> str:
+        """Where the metrics are served, `127.0.0.1:PORT`; empty when they are not."""
+        return self._endpoint.address if self._endpoint is not None else ""
+
+    def _open_meters(self) -> None:
+        port = self._outlets.metrics_port
+        if port is None or self._meters is not None:
+            return
+        from cockpit.meters import Meters, MetricsEndpoint
+
+        self._meters = Meters(self._labels, lost=lambda: float(self.lost))
+        try:
+            self._endpoint = MetricsEndpoint(self._meters.registry, port, self._run_dir)
+        except (OSError, OverflowError) as error:
+            self.failures += 1
+            _log.warning("the metrics cannot be served on port %d: %s", port, error)
+
     def _take(self, events: Sequence[ev.AnyEvent]) -> None:
+        self._open_meters()
         for event in events:
+            if self._meters is not None and event.seq >= self._metered:
+                self._metered = event.seq + 1
+                self._meters.take(event)
+                if isinstance(event, ev.RunOpened):
+                    self._meters.named(self._labels.get("sha", ""))
+            if event.seq >= self._log_next:
+                self._log_next = event.seq + 1
+                self._teller.tell(event)
             # The run's own attributes are wanted even when they stand before `since`.
             if isinstance(event, ev.RunOpened) and self._spans is None:
-                from cockpit.spans import Spans  # the SDK is loaded by the conductor only
-
-                self._spans = Spans(self._run_dir / TRACES, {**self._labels, "run": event.run_id})
+                self._spans = self._open_spans(event.run_id)
             if event.seq < self._next:
                 continue
             self._next = event.seq + 1
-            self._logged(event)
             if self._spans is not None:
                 self._spans.take(event)
 
-    def _logged(self, event: ev.AnyEvent) -> None:
-        match event:
-            case ev.AgentCalled():
-                self._calls[event.call] = event.trace_id
-            case ev.AgentAnswered():
-                _say(
-                    event,
-                    f"{event.agent} {event.op}: {event.result}",
-                    trace_id=self._calls.pop(event.call, ""),
-                )
-            case ev.AgentFailed():
-                text = f"{event.agent} {event.op}: {event.kind}: {event.reason}"
-                _say(event, text, logging.WARNING, trace_id=self._calls.pop(event.call, ""))
-            case ev.PhaseStarted():
-                _say(event, f"{event.phase} began")
-            case ev.PhaseEnded():
-                _say(event, f"{event.phase}: {event.result} {event.reason}".strip())
-            case ev.HaltBegan():
-                _say(event, f"HALT by {event.by}", logging.WARNING)
-            case ev.RollbackStarted():
-                _say(event, f"rollback: {event.cause}", logging.WARNING)
-            case ev.Noted():
-                _say(
-                    event,
-                    event.text,
-                    {"info": logging.INFO, "warning": logging.WARNING}.get(event.level, logging.ERROR),
-                )
-            case ev.RunClosed():
-                _say(event, f"closed: {event.outcome} (exit {event.exit}) {event.cause}".strip())
-            case _:
-                pass
+    def _open_spans(self, run_id: str) -> Spans:
+        from cockpit.spans import Spans
+
+        if self._outlets.otlp:
+            from cockpit.otlp import OtlpShipper
+
+            self._shipper = OtlpShipper(self._outlets.otlp, token=self._outlets.otlp_token)
+        return Spans(
+            self._run_dir / TRACES,
+            {"tenant": "*", **self._labels, "run": run_id},
+            also=self._shipper,
+        )
 
 
-def _load() -> None:
+def _load(outlets: Outlets) -> None:
     importlib.import_module("cockpit.spans")
-
-
-def _say(event: ev.AnyEvent, text: str, level: int = logging.INFO, *, trace_id: str = "") -> None:
-    _log.log(level, "%s", text, extra={"trace_id": trace_id, "at": event.at})
-
-
-class JsonLines(logging.Formatter):
-    """One JSON object a line, with `release`, `env`, `tenant`, `trace_id`, `sha` (empty if unknown)."""
-
-    def __init__(self, common: Mapping[str, str], redactor: Redactor, clock: Clock) -> None:
-        super().__init__()
-        self._common = common
-        self._redactor = redactor
-        self._clock = clock
-
-    def format(self, record: logging.LogRecord) -> str:
-        """Return the line, without its newline and without secrets."""
-        line: dict[str, Any] = {
-            "at": getattr(record, "at", "") or iso(self._clock.now()),
-            "level": record.levelname.lower(),
-            "logger": record.name,
-            "message": self._redactor.text(record.getMessage()),
-            **_UNKNOWN,
-            **self._common,
-            "trace_id": getattr(record, "trace_id", ""),
-        }
-        if record.exc_info:
-            line["error"] = self._redactor.text(self.formatException(record.exc_info))
-        return json.dumps(line, ensure_ascii=True)
-
-
-def log_as_json(common: Mapping[str, str], redactor: Redactor, clock: Clock) -> logging.Handler:
-    """Make standard error carry JSON lines from now on, also of libraries; return the handler."""
-    handler = logging.StreamHandler(sys.stderr)
-    handler.setFormatter(JsonLines(common, redactor, clock))
-    root = logging.getLogger()
-    root.handlers[:] = [handler]
-    root.setLevel(logging.WARNING)
-    logging.getLogger("cockpit").setLevel(logging.INFO)
-    logging.captureWarnings(True)
-    return handler
+    if outlets.otlp:
+        importlib.import_module("cockpit.otlp")
+    if outlets.metrics_port is not None:
+        importlib.import_module("cockpit.meters")
 
 
 @asynccontextmanager
@@ -201,12 +200,19 @@ async def observed(
     *,
     commit: Callable[[], Awaitable[str]] | None = None,
     since: int = 0,
+    outlets: Outlets | None = None,
 ) -> AsyncIterator[Telemetry]:
     """Log as JSON and follow the journal beside the body; the end of the body ends both."""
     log_as_json(labels, redactor, clock)
-    telemetry = Telemetry(run_dir, clock, labels, commit=commit, since=since)
+    file = PrivateLines(run_dir / LOGS)
+    file.setFormatter(JsonLines(labels, redactor, clock))
+    logging.getLogger().addHandler(file)
+    telemetry = Telemetry(run_dir, clock, labels, commit=commit, since=since, outlets=outlets)
     try:
         async with alongside(telemetry.follow()):
             yield telemetry
     finally:
         telemetry.close()
+        telemetry.failures += file.lost
+        logging.getLogger().removeHandler(file)
+        file.close()

@@ -17,7 +17,8 @@ from cockpit.base.redact import Redactor
 from cockpit.journal.events import AgentCalled, AnyEvent
 from cockpit.journal.reader import JOURNAL_NAME
 from cockpit.journal.writer import JournalWriter
-from cockpit.telemetry import TRACES, JsonLines, Telemetry, log_as_json, observed
+from cockpit.loglines import JsonLines, log_as_json
+from cockpit.telemetry import TRACES, Telemetry, observed
 from tests.ui.sample import green, rolled_back, write_journal
 
 LABELS = {"release": "v3.0.0", "env": "prod"}
