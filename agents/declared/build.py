@@ -30,10 +30,11 @@ ENTRIES: tuple[AgentInfo, ...] = (
         domain=_PROGRAM,
         summary="Keeps the T-14 to T+1 calendar with soak, freezes and windows, and plans the fix train.",
         phases=("P6",),
-        capabilities=("journal", "webhook", "git"),
+        capabilities=("journal", "webhook", "git", "issues"),
         artifacts=("calendar.ics", "calendar.json"),
         mutates=True,
         undo="withdraws what it scheduled",
+        implementation="cockpit.agents.schedule:ProgramScheduler",
     ),
     AgentInfo(
         id="A3",

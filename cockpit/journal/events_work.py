@@ -86,7 +86,7 @@ class IncidentChanged(Event, frozen=True, tag="incident.changed.v1"):
 
 
 class FixTrainScheduled(Event, frozen=True, tag="fixtrain.scheduled.v1"):
-    """After a hard stop: the hotfix issue and the next window that can take it."""
+    """After a hard stop: the hotfix issue and the next window that can take it; all empty: withdrawn."""
 
     issue: str
     window_start: str

@@ -16,7 +16,24 @@ from tests.agents.support import World
 
 PHASES = {*(f"P{number}" for number in range(9)), "canary"}
 GATES = {gate for parts in PHASE_GATES.values() for gate in parts} | {*GA_GATES, *P1_GATES}
-BUILT = {"A1", "A3", "A4", "A9", "A11", "A15", "A20", "A23", "A26", "A27", "A41", "A43", "A54", "A55", "A60"}
+BUILT = {
+    "A1",
+    "A2",
+    "A3",
+    "A4",
+    "A9",
+    "A11",
+    "A15",
+    "A20",
+    "A23",
+    "A26",
+    "A27",
+    "A41",
+    "A43",
+    "A54",
+    "A55",
+    "A60",
+}
 ids = pytest.mark.parametrize("info", ROSTER, ids=lambda info: info.id)
 
 
