@@ -84,10 +84,22 @@ class ControlClient:
             await self.send("hello")
 
     async def send(
-        self, kind: Kind, *, reason: str = "", question: str = "", answer: str = "", deadline: float = 5.0
+        self,
+        kind: Kind,
+        *,
+        reason: str = "",
+        question: str = "",
+        answer: str = "",
+        agent: str = "",
+        gate: str = "",
+        to: str = "",
+        seconds: float = 0.0,
+        statement: str = "",
+        deadline: float = 5.0,
     ) -> Reply:
-        """Send a command and wait for the reply; raises BackendUnreachable when the conductor is gone.
+        """Send a command (fields as in Command) and wait for the reply.
 
+        Raises BackendUnreachable when the conductor is gone.
         A HALT is also left as a file: a conductor that does not take it is replaced by the supervisor.
         """
         if kind == "halt":
@@ -102,6 +114,11 @@ class ControlClient:
             reason=reason,
             question=question,
             answer=answer,
+            agent=agent,
+            gate=gate,
+            to=to,
+            seconds=seconds,
+            statement=statement,
         )
         try:
             async with asyncio.timeout(deadline), self._lock:

@@ -16,7 +16,7 @@ from cockpit.rpc.approval import ApprovalRequest, digest_of, statement_for
 PLAN = "ab" * 32
 IMAGES = {"web": "sha256:" + "1" * 64}
 ABOUT = {"promotion pack": "cd" * 32, "image web": IMAGES["web"]}
-TOTP = "JBSWY3DPEHPK3PXP"
+TOTP = "JBSWY3DPEHPK3PXP" * 2
 
 
 def approvals(**changes: Any) -> Approvals:
