@@ -123,6 +123,8 @@ class Attention:
         self._since = clock.now()
         self._again: dict[tuple[str, str], tuple[float, float]] = {}
         """Message and webhook → when the next attempt may be, and the pause after it."""
+        self._attended: set[str] = set()
+        """Acknowledged here: it counts at once, before the disk has it."""
         self._troubles: set[str] = set()
 
     async def run(self) -> None:
@@ -150,11 +152,12 @@ class Attention:
     def acknowledge(self, by: str, what: str = "") -> str:
         """Somebody attends to `what`, or to all that waits: no escalation. Returns why not, or nothing."""
         state = self._recorder.state()
-        attended = {wait.what for wait in state.people.waits if wait.by}
+        attended = {wait.what for wait in state.people.waits if wait.by} | self._attended
         waiting = [one.what for one in decisions(state, self._since) if what in ("", one.what)]
         if not waiting:
             return "no such decision waits" if what else "no decision waits for anybody"
         new = [one for one in waiting if one not in attended]
+        self._attended.update(new)
         for one in new:
             self._recorder.note(DecisionAcknowledged(what=one, by=visible(by, limit=200)))
         return "" if new else "somebody has acknowledged it already"
@@ -177,7 +180,7 @@ class Attention:
 
     def _due(self, decision: Decision, wait: WaitView | None) -> str:
         """Return the level that is due and was not reached yet."""
-        if wait is not None and (wait.by or wait.level == "escalate"):
+        if decision.what in self._attended or (wait is not None and (wait.by or wait.level == "escalate")):
             return ""
         if wait is None or not wait.level:
             return "page" if self._age(decision.since) >= self._plan.attention.page_after else ""

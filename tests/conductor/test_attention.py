@@ -67,7 +67,8 @@ class Desk:
             await self.recorder.record(event)
 
     async def after(self, seconds: float) -> None:
-        """Let time pass, then have what is due done."""
+        """Let time pass, then have what is due done, with all that was noted before on disk."""
+        await events(self.recorder, Noted)
         self.clock.advance(seconds)
         await self.attention.turn()
 
