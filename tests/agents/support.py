@@ -24,6 +24,7 @@ from cockpit.backends.load import OpenLoopGenerator
 from cockpit.backends.metrics import PrometheusMetrics
 from cockpit.backends.notify import Webhook
 from cockpit.backends.policy import EmbeddedRego
+from cockpit.backends.policy_engine import EmbeddedEngine
 from cockpit.backends.registry import OciRegistry
 from cockpit.backends.signing import HttpToken, SigstoreSigning
 from cockpit.base.clock import SystemClock
@@ -311,6 +312,7 @@ class World:
             registry=registry,
             forge=GitRepo(self.folder / "repository", deadline=5.0),
             policy=EmbeddedRego(deadline=10.0),
+            decisions=EmbeddedEngine(deadline=10.0),
             load=OpenLoopGenerator(self.stage.url, "stage", timeout=DEADLINE),
             http=BoundedHttpReader(deadline=DEADLINE),
             signing=SigstoreSigning(
