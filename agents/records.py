@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from cockpit.agentkit.artifacts import FOLDER
-from cockpit.agents import cab_messages, comms, notary
+from cockpit.agents import cab_messages, comms, flag_audit, kpi, notary
 from cockpit.base.text import visible
 from cockpit.journal.base import Event
 from cockpit.journal.events import ArtifactSigned, EvidencePending, MessagePosted, RiskChanged
@@ -41,7 +41,12 @@ def events_of(agent: str, response: AgentResponse, run_dir: Path, state: Release
     if agent == "A4" and registers:
         return _risks(_read(run_dir, registers[0]), state)
     if agent == "A41" and comms.LOG in named:
-        return _messages(_read(run_dir, comms.LOG), response)
+        return _messages(_read(run_dir, comms.LOG), response, state)
+    if agent == "A43":
+        report, issues = (_read(run_dir, path) if path in named else {} for path in (kpi.REPORT, kpi.ISSUES))
+        return kpi.events_of(report, issues, response.trace_id)
+    if agent == "A55" and flag_audit.AUDIT in named:
+        return flag_audit.events_of(_read(run_dir, flag_audit.AUDIT), response.trace_id)
     return []
 
 
@@ -107,12 +112,16 @@ def _risks(register: dict[str, Any], state: ReleaseState) -> list[Event]:
     ]
 
 
-def _messages(log: dict[str, Any], response: AgentResponse) -> list[Event]:
-    # Only those of this call: its trace id is on the rows it wrote.
+def _messages(log: dict[str, Any], response: AgentResponse, state: ReleaseState) -> list[Event]:
+    # What was delivered and is not in the journal yet, whoever did it: its conductor may have been killed.
+    # What was not delivered is told by the call that tried, whose trace id is on its rows.
+    posted = set(state.work.posted)
     return [
         MessagePosted(
-            macro=row["macro"], webhook=row["webhook"], ok=row["ok"], text=row["text"], reason=row["reason"]
+            macro=row["name"], webhook=row["webhook"], ok=row["ok"], text=row["text"], reason=row["reason"]
         )
         for row in log.get("messages", [])
-        if row.get("trace_id") == response.trace_id
+        if (
+            (row["name"], row["webhook"]) not in posted if row["ok"] else row["trace_id"] == response.trace_id
+        )
     ]
