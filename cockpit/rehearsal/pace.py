@@ -26,18 +26,17 @@ class Pace:
     """How long a risk's trigger must hold."""
     halt_bound: float
     stage_bake: float
-    kpi_window: float
-    kpi_after: float
-    """The day after the release, compressed."""
+    day: float
+    """Length of a calendar day, compressed."""
     operator_lost_after: float
     second_step: float
     """From the plan's writing to the middle of the second step, roughly, with bakes twice as long."""
 
 
 _TABLE = (
-    Pace("fast", 0.5, 8, 1, 4, 2, 15, 12, 8, 3, 10, 5, 20, 2, 8, 10, 2, 68),
-    Pace("normal", 1, 30, 2, 10, 2, 30, 45, 20, 8, 15, 20, 120, 5, 20, 30, 10, 165),
-    Pace("slow", 2, 120, 5, 16, 2, 60, 120, 60, 15, 15, 60, 300, 15, 60, 120, 30, 480),
+    Pace("fast", 0.5, 8, 1, 4, 2, 15, 12, 8, 3, 10, 5, 20, 2, 6, 2, 76),
+    Pace("normal", 1, 30, 2, 10, 2, 30, 45, 20, 8, 15, 20, 120, 5, 30, 10, 180),
+    Pace("slow", 2, 120, 5, 16, 2, 60, 120, 60, 15, 15, 60, 300, 15, 100, 30, 510),
 )
 
 PACES: dict[str, Pace] = {pace.name: pace for pace in _TABLE}

@@ -142,21 +142,21 @@ def stages(entries: dict[str, str], pace: Pace) -> list[Data]:
                     "threshold": "error_rate<0.05",
                 },
                 # Wider than prod's: a few testers send too little for a narrow estimate.
-                {"metric": "p95_ms", "query": p95_ms(where), "threshold": "p95_ms<=250"},
+                {"metric": "p95_ms", "query": p95_ms(where), "threshold": "p95_ms<=400"},
             ],
         },
     ]
 
 
-def kpis(pace: Pace) -> Data:
-    """Return the business figures, with the day after the release compressed."""
+def kpis() -> Data:
+    """Return the business figures of the day after the release."""
     everyone = f'namespace="{PROD}"'
     search = f'{everyone},service="search"'
     ingest = f'{everyone},service="ingest"'
     good = 'code="200"'
     return {
-        "after": seconds(pace.kpi_after),
-        "window": seconds(pace.kpi_window),
+        "after": "24h",
+        "window": "24h",
         "items": [
             {
                 "name": "results_per_search",

@@ -12,7 +12,7 @@ from ruamel.yaml import YAML
 from ruamel.yaml.comments import CommentedMap
 
 from cockpit.rehearsal.pace import Pace, seconds
-from cockpit.rehearsal.plan_looks import canary, p95_ms, stages
+from cockpit.rehearsal.plan_looks import canary, kpis, p95_ms, stages
 from cockpit.rehearsal.plan_people import approvals
 from cockpit.rehearsal.scenarios import Scenario
 from cockpit.rehearsal.topology import (
@@ -34,8 +34,12 @@ REQUIRED_GATES = ("slo", "perf", "supply_chain", "migrations", "policy")
 RELEASE_IDENTITY = "release@intelgraph.io"
 BASELINE_RPS = 26.0
 SPIKE_RPS = 36.0
-STAGES_RUN = False
+STAGES_RUN = True
 """Whether the release takes dev and stage before prod."""
+GA_RUN = False
+"""Whether flags ramp, and P8 flips them and looks at the KPIs."""
+DRILLS_RUN = True
+"""Whether P5 holds its drills."""
 
 _OPEN_SECONDS = 4 * 3600.0
 # Longer steps: however fast this machine is, the window then ends between the first and the last of them.
@@ -88,6 +92,13 @@ _RECEIVERS = (
     ("delivery-events", "cdevents", ("release",)),
 )
 """Who is told besides: a webhook's name, its shape, and what it is for."""
+
+
+_FLAG_PROOF = {
+    "what": "flag-proof",
+    "owner": "@product",
+    "reason": "the demo platform has no dashboard and no alert for a single flag",
+}
 
 
 def build(
@@ -156,7 +167,21 @@ def build(
         plan["operator_lost_after"] = seconds(pace.operator_lost_after)
     if STAGES_RUN:
         plan["stages"] = stages(dict(endpoints.stages), pace)
+    if GA_RUN:
+        _add(plan, "P8", "A54", "A55")
+        plan["auto_ramp_flags"] = True
+        plan["waivers"].append(_FLAG_PROOF)
+        # Every day before T-0 has gone by when the window opens; the one after it is short.
+        plan["calendar"] = {"day": seconds(pace.day)}
+        plan["kpis"] = kpis()
+    if DRILLS_RUN:
+        _add(plan, "P5", "A37", "A38")
     return plan
+
+
+def _add(plan: Data, phase: str, *agents: str) -> None:
+    plan["phases"] = sorted({*plan["phases"], phase})
+    plan["agents"] = sorted({*plan["agents"], *agents}, key=lambda agent: int(agent[1:]))
 
 
 def dump(plan: Mapping[str, Any]) -> str:
@@ -181,7 +206,7 @@ def dump(plan: Mapping[str, Any]) -> str:
 _COMMENTS = {
     "repo": "Run inputs (seed, section 1).",
     "services": "What is released: the image of each service, by digest.",
-    "phases": "P5, P7 and P8 and most agents are left out, so the release runs as REDUCED.",
+    "phases": "Phases and agents that are left out make the release run as REDUCED.",
     "canary": "The canary's steps, and the looks at it: absolute, against stable, burn rate.",
     "targets": "The back ends. Secrets are files beside this plan, named here and never written here.",
     "agent_deadline": "Deadlines.",

@@ -13,7 +13,7 @@ import pytest
 
 from cockpit.plan.model import Plan
 from cockpit.rehearsal.manifests import platform
-from cockpit.rehearsal.pace import PACES, pace
+from cockpit.rehearsal.pace import PACES
 from cockpit.rehearsal.plan_looks import kpis
 from cockpit.rehearsal.scenarios import scenario
 from cockpit.rehearsal.supply import Supply, supplying
@@ -80,7 +80,7 @@ async def test_a_leaking_canary_answers_well_and_is_counted(tmp_path: Path) -> N
 
 
 async def test_a_blind_candidate_answers_well_and_its_kpi_falls(tmp_path: Path) -> None:
-    query = kpis(pace("fast"))["items"][0]["query"].replace("{window}", "4s")
+    query = kpis()["items"][0]["query"].replace("{window}", "4s")
     async with release(tmp_path, "kpi-regression") as world:
         assert await world.value(query) == pytest.approx(3)
         await _canary_at(world, 100, 300)
