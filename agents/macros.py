@@ -174,7 +174,7 @@ def parts(plan: Plan, state: ReleaseState, notice: Notice) -> tuple[Part, ...]:
         case "breach":
             return _breach(plan, state, notice, weight)
         case "ga":
-            words = f" at 100%. {_flags(plan)} Evidence attached; {_kpi(plan)}."
+            words = f" at 100%. {_flags(plan, state)} Evidence attached; {_kpi(plan)}."
             return (Part(version, "bold"), Part(words))
         case "hard_stop":
             return _hard_stop(plan, state, notice, weight)
@@ -253,15 +253,19 @@ def _unfinished(state: ReleaseState) -> tuple[Part, ...]:
     return (Part(" The rollback is "), Part("NOT finished", "bold"), Part(": a person must act."))
 
 
-def _flags(plan: Plan) -> str:
+def _flags(plan: Plan, state: ReleaseState) -> str:
     flags = ",".join(plan.ga_flags)
-    # The message must not say more than this run does.
-    flips = "P8" in plan.phases and "A55" in plan.agents
-    return f"GA flags flipped: {flags}." if flips else f"GA flags not flipped by this run: {flags}."
+    scopes = {one.flag: one.scope for one in state.work.flags}
+    # The message must not say more than this run has done so far.
+    if flags and all(scopes.get(flag) == "all" for flag in plan.ga_flags):
+        return f"GA flags flipped: {flags}."
+    if "P8" in plan.phases and "A55" in plan.agents:
+        return f"GA flags to be flipped in P8: {flags}."
+    return f"GA flags not flipped by this run: {flags}."
 
 
 def _kpi(plan: Plan) -> str:
-    scheduled = "P8" in plan.phases and "A43" in plan.agents
+    scheduled = plan.kpis is not None and "P8" in plan.phases and "A43" in plan.agents
     return "+24h KPI scheduled" if scheduled else "+24h KPI not part of this run"
 
 

@@ -23,6 +23,7 @@ from cockpit.journal.events import (
     RollbackStarted,
     RollbackVerified,
 )
+from cockpit.journal.events_work import FlagChanged
 from cockpit.plan.load import LoadedPlan
 from cockpit.plan.model import Plan
 from cockpit.rehearsal.webhook import KINDS, WebhookReceiver
@@ -80,12 +81,18 @@ async def test_the_macros_keep_the_words_of_the_seed(world: World) -> None:
                 "entry_url": "http://127.0.0.1:1",
             }
         ],
+        "kpis": {"items": [{"name": "orders", "query": "orders[{window}]", "better": "higher"}]},
     }  # fmt: skip
     plan = world.plan
     assert words(plan, world, "start") == SEED_START
     assert words(plan, world, "breach", step=1, weight=10, gate="slo") == (
         "Canary breach at **10%** — **auto-rollback**. Gate: slo. Evidence + traces attached."
     )
+    assert "GA flags to be flipped in P8: search,realtime,reports." in words(plan, world, "ga")
+    for flag in plan.ga_flags:
+        await world.recorder.record(
+            FlagChanged(flag=flag, was="off", now="on", scope="all", by="A55", seen_ms=1.0)
+        )
     assert words(plan, world, "ga") == (
         "**v3.0.0** at 100%. GA flags flipped: search,realtime,reports. "
         "Evidence attached; +24h KPI scheduled."
@@ -95,6 +102,7 @@ async def test_the_macros_keep_the_words_of_the_seed(world: World) -> None:
 async def test_the_macros_claim_no_more_than_the_run_does(world: World) -> None:
     world.data["stages"] = []
     world.data["agents"] = ["A41"]
+    world.data["phases"] = ["P6"]
     plan = world.plan
     assert words(plan, world, "start").startswith("Cutting `v3.0.0`. Gates: ")
     assert "not flipped by this run" in words(plan, world, "ga")

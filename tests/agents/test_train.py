@@ -84,7 +84,7 @@ async def test_a_message_that_did_not_arrive_is_tried_again_with_its_key(world: 
     assert (await world.call("A41", "APPLY", macro="ga")).status == "ok"
     assert len(world.posted) == 2 and len({one["key"] for one in world.posted}) == 1
     assert (await world.call("A41")).status == "ok"
-    assert "not flipped" in world.posted[1]["text"]
+    assert "GA flags flipped" not in world.posted[1]["text"]  # nobody has flipped any
 
 
 async def test_an_unknown_message_is_not_posted(world: World) -> None:
