@@ -9,7 +9,7 @@ from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from cockpit.agentkit.context import Context
 from cockpit.backends.cluster import (
@@ -51,6 +51,9 @@ class Frozen:
     remark: str = ""
 
 
+Slots = Literal["any", "metrics"]
+
+
 @dataclass(frozen=True, slots=True)
 class Source:
     """Something to freeze: `path` within the capture; `needed`: a drill must have it."""
@@ -59,6 +62,8 @@ class Source:
     path: str
     read: Callable[[Context], Awaitable[Frozen]]
     needed: bool = False
+    slots: Slots = "any"
+    """Which sources it takes turns with."""
 
 
 class NothingThere(Exception):
@@ -80,7 +85,7 @@ def sources_of(context: Context, pods: list[Object]) -> list[Source]:
         for number, trigger in enumerate(risk.triggers):
             texts[f"risk.{risk.id}.{number}"] = trigger.query
     found += [
-        Source(f"metric {name}", f"metrics/{_plain(name)}.json", _metric(text), needed=True)
+        Source(f"metric {name}", f"metrics/{_plain(name)}.json", _metric(text), needed=True, slots="metrics")
         for name, text in sorted(texts.items())
     ]
     found += [_log_source(pod, container) for pod, container in _containers(pods)]

@@ -28,6 +28,7 @@ INDEX = f"{FORENSICS}/index.json"
 MAX_TOTAL = 64 << 20
 """Bytes of one capture; what comes after is absent."""
 _AT_ONCE = 8
+_METRICS_AT_ONCE = 2
 _SOURCE_WITHIN = 10.0
 """Seconds one source has."""
 _ALL_WITHIN = 40.0
@@ -137,11 +138,13 @@ class ForensicScribe(ReadOnlyAgent):
 async def _capture(context: Context, incident: str, moment: Moment) -> Row:
     """Freeze every source, several at a time; never raises for what a source does."""
     began, started = context.now(), context.clock.monotonic()
-    slots, total = asyncio.Semaphore(_AT_ONCE), _Total()
+    # An abort asks the metrics at the same time: a few of their connections are left to it.
+    slots = {"any": asyncio.Semaphore(_AT_ONCE), "metrics": asyncio.Semaphore(_METRICS_AT_ONCE)}
+    total = _Total()
     pods = await _within(pods_of(context), [])
 
     async def one(source: Source) -> Row:
-        async with slots:
+        async with slots[source.slots]:
             left = _ALL_WITHIN - (context.clock.monotonic() - started)
             return await _freeze(context, source, f"{FORENSICS}/{incident}/{moment}", total, left)
 

@@ -21,6 +21,7 @@ from cockpit.base.clock import Clock
 from cockpit.base.errors import BackendError
 from cockpit.base.text import visible
 from cockpit.conductor.effects import EffectsGate
+from cockpit.conductor.hardstop import HARD_STOP, HARD_STOP_AGENTS
 from cockpit.conductor.recorder import Recorder
 from cockpit.plan.load import LoadedPlan
 from cockpit.rpc.messages import AgentRequest
@@ -32,7 +33,10 @@ _CHANGING = frozenset({"APPLY", "ROLLBACK"})
 
 
 class AbortMessages:
-    """Effects for what belongs to an abort, its messages and every ROLLBACK: they go out under a HALT too."""
+    """Effects for what belongs to an abort: its messages, the stages of a hard stop, every ROLLBACK.
+
+    They go out under a HALT too.
+    """
 
     def __init__(self, gate: EffectsGate) -> None:
         self._gate = gate
@@ -82,7 +86,7 @@ class LocalDispatch:
             artifacts=Artifacts(self.run_dir),
             blobs=self.recorder,
             handles=self.handles,
-            effects=self._effects(message),
+            effects=self._effects(agent, message),
             valid_s=VALIDITY_S,
         )
         try:
@@ -97,7 +101,7 @@ class LocalDispatch:
     async def _elsewhere(self, external: ExternalAgents, info: AgentInfo, message: AgentRequest) -> bytes:
         """Call an agent that is not ours: what it changes it changes by its own means, so the call itself is
         the mutation that HALT, fence and journal hold back."""
-        effects = self._effects(message)
+        effects = self._effects(info.id, message)
         if effects is None:
             return await external.call(info, message)
         return await effects.forward(
@@ -109,10 +113,12 @@ class LocalDispatch:
             detail="an agent that is not ours changes something",
         )
 
-    def _effects(self, message: AgentRequest) -> Effects | None:
+    def _effects(self, agent: str, message: AgentRequest) -> Effects | None:
         if message.op not in _CHANGING:
             return None
         # Aborts are exempt (gates.md, reading 8): neither window nor HALT may keep a ROLLBACK from restoring.
-        if message.op == "ROLLBACK" or message.inputs.params.get("macro") == "breach":
+        params = message.inputs.params
+        of_an_abort = params.get("macro") == "breach" or (agent in HARD_STOP_AGENTS and params.get(HARD_STOP))
+        if message.op == "ROLLBACK" or of_an_abort:
             return AbortMessages(self.effects)
         return self.effects

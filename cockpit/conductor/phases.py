@@ -207,23 +207,38 @@ class Phases:
         return owed_failures(info, *results)
 
     async def op(
-        self, phase: Phase, info: RosterInfo, op: Op, *, params: dict[str, Any] | None = None
+        self,
+        phase: Phase,
+        info: RosterInfo,
+        op: Op,
+        *,
+        params: dict[str, Any] | None = None,
+        deadline: float | None = None,
     ) -> CallResult:
-        """Call one operation; one that a HALT cut off is called again after it."""
+        """Call one operation; one that a HALT cut off is called again after it.
+
+        `deadline`: seconds, where they are not those of the plan.
+        """
         while True:
             await self._hold.resumed()
             epoch = self._hold.epoch
             if _SERIAL in info.capabilities:
                 async with self._serial:
-                    result = await self._call(phase, info, op, params)
+                    result = await self._call(phase, info, op, params, deadline)
             else:
-                result = await self._call(phase, info, op, params)
+                result = await self._call(phase, info, op, params, deadline)
             if result.status != "refused" or epoch == self._hold.epoch:
                 return result
 
     async def _call(
-        self, phase: Phase, info: RosterInfo, op: Op, params: dict[str, Any] | None
+        self, phase: Phase, info: RosterInfo, op: Op, params: dict[str, Any] | None, deadline: float | None
     ) -> CallResult:
         return await self._calls.call(
-            info.id, info.name, phase, op, params=params, capabilities=info.capabilities
+            info.id,
+            info.name,
+            phase,
+            op,
+            params=params,
+            capabilities=info.capabilities,
+            deadline=deadline,
         )

@@ -21,6 +21,8 @@ class StopSeen:
     since: int
     began: RollbackStarted
     stages: dict[str, HardStopStage] = field(default_factory=dict)
+    open: bool = True
+    """Whether the release has not gone forward since."""
 
     @property
     def done(self) -> frozenset[str]:
@@ -46,15 +48,21 @@ class Stops:
         if isinstance(event, StepStarted):
             # A promotion is told from its first step on.
             self._since = event.seq if event.step == 1 or not self._since else self._since
-            self._forward = True
+            self._went_on()
         elif isinstance(event, Released):
-            self._since, self._forward = event.seq, True
+            self._since = event.seq
+            self._went_on()
         elif isinstance(event, RollbackStarted):
             if self._forward:
                 self.all.append(StopSeen(len(self.all) + 1, self._since, event))
             self._forward = False
         elif isinstance(event, HardStopStage) and self.all:
             self.all[-1].stages[event.stage] = event
+
+    def _went_on(self) -> None:
+        self._forward = True
+        if self.all:
+            self.all[-1].open = False
 
     @property
     def last(self) -> StopSeen | None:
