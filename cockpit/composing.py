@@ -2,20 +2,43 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
+from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
+from typing import Any
 
+from cockpit.agentkit.context import Handles
 from cockpit.base.clock import Clock
+from cockpit.base.redact import Redactor
+from cockpit.conductor.approvals import ApprovalDesk
+from cockpit.conductor.attention import Attention
+from cockpit.conductor.breakglass import BreakGlassDesk
+from cockpit.conductor.checker import SigstoreChecker
 from cockpit.conductor.control import Act
+from cockpit.conductor.decider import Decider
+from cockpit.conductor.desks import Desks
 from cockpit.conductor.effects import EffectsGate
+from cockpit.conductor.hardstop import HardStop
 from cockpit.conductor.hooks import Hooks
 from cockpit.conductor.people import People
+from cockpit.conductor.permission import Permission
+from cockpit.conductor.phases import Phases
+from cockpit.conductor.promotion_requests import PromotionRequests
 from cockpit.conductor.recorder import Recorder
+from cockpit.conductor.soak import Soak
 from cockpit.conductor.stages import Stages
+from cockpit.conductor.step_up import SecretReader, StepUpDesk
 from cockpit.conductor.timetable import Timetable
 from cockpit.conductor.tools import BakeClock, Handover, Reverify
 from cockpit.conductor.watches import operator_lost, window_end
+from cockpit.evidence.pack import TRUSTED_ROOT
+from cockpit.plan.load import LoadedPlan
 from cockpit.plan.model import Plan
+from cockpit.plan.registry import Registry
+from cockpit.plan.values import SecretRef
+
+_BUTLER = "A55"
 
 
 class Closed:
@@ -33,38 +56,145 @@ class Closed:
         return self._timetable.promotion_problem()
 
 
-def hooks_of(
-    plan: Plan,
-    *,
-    recorder: Recorder,
-    clock: Clock,
-    effects: EffectsGate,
-    people: People,
-    timetable: Timetable,
-    closed: Closed,
-    reverify: Reverify,
-    stages: Stages,
-) -> Hooks:
-    """Return the hooks of a plan."""
-    return Hooks(
-        due=timetable.wait_for,
-        stages=stages.run,
-        closed=closed,
-        watchers=(
-            partial(window_end, plan, effects, people, clock, closed),
-            partial(operator_lost, plan, people, recorder, clock),
-            reverify.serve,
-        ),
-    )
+@dataclass(frozen=True)
+class Core:
+    """The parts of a release everything else hangs on."""
+
+    loaded: LoadedPlan
+    recorder: Recorder
+    clock: Clock
+    effects: EffectsGate
+    people: People
+    phases: Phases
+    timetable: Timetable
+    closed: Closed
+    handles: Handles
+    redactor: Redactor
+
+    @property
+    def plan(self) -> Plan:
+        """The plan."""
+        return self.loaded.plan
 
 
-def acts_of(bake: BakeClock, reverify: Reverify, handover: Handover) -> dict[str, Act]:
-    """Return what takes the operator's commands, by their kind."""
-    return {
-        "pause": lambda c: bake.pause(True, c.by, c.reason),
-        "unpause": lambda c: bake.pause(False, c.by, c.reason),
-        "extend": lambda c: bake.extend(c.seconds, c.by, c.reason),
-        "reverify": lambda c: reverify.ask(c.agent, c.by, c.reason),
-        "handover": lambda c: handover.offer(c.by, c.to, c.reason),
-        "accept": lambda c: handover.accept(c.by),
-    }
+class Surroundings:
+    """Calendar, soak, people, policy, messages and the hard stop of one run."""
+
+    def __init__(self, core: Core, stages: Stages, *, unattended: bool) -> None:
+        plan, recorder, clock = core.plan, core.recorder, core.clock
+        self._core = core
+        self._stages = stages
+        self._announced = False
+        self.promotions = PromotionRequests(plan, recorder, clock)
+        self.bake, self.handover = BakeClock(recorder), Handover(recorder)
+        self.reverify = Reverify(core.phases, recorder)
+        self.desks = _desks(core, unattended=unattended)
+        self.attention = Attention(
+            plan=plan, sender=core.handles.webhooks, effects=core.effects, recorder=recorder, clock=clock
+        )
+        assert core.handles.decisions is not None and core.handles.metrics is not None
+        self._soak = Soak(plan, recorder, clock, core.handles.metrics)
+        self._hard_stop = HardStop(core.phases, recorder)
+        self._permission = Permission(
+            plan,
+            core.loaded.sha256,
+            recorder=recorder,
+            clock=clock,
+            people=core.people,
+            desk=self.desks.approvals if self.desks is not None else None,
+            decider=Decider(core.handles.decisions, recorder, deadline=plan.targets.policy.deadline),
+            promotions=self.promotions,
+        )
+
+    def hooks(self) -> Hooks:
+        """Return what the release asks for along its way."""
+        core, plan = self._core, self._core.plan
+        glass = plan.approvals.break_glass if plan.approvals is not None else None
+        watchers: list[Callable[[], Coroutine[Any, Any, None]]] = [
+            partial(window_end, plan, core.effects, core.people, core.clock, core.closed),
+            partial(operator_lost, plan, core.people, core.recorder, core.clock),
+            self.reverify.serve,
+        ]
+        if self.desks is not None:
+            watchers.append(self.desks.watch)
+        return Hooks(
+            due=self._due,
+            stages=self._stages.run,
+            allowed=self._permission.before_step,
+            advanced=self._ramp,
+            aborted=self._flags_back,
+            hard_stop=self._stop,
+            freezing=self._hard_stop.freezing,
+            closed=core.closed,
+            overridden=self.overridden,
+            glass_wait=plan.approvals.auto_wait if plan.approvals is not None else 0.0,
+            overridable=frozenset(glass.overridable) if glass is not None else frozenset(),
+            watchers=watchers,
+        )
+
+    def acts(self) -> dict[str, Act]:
+        """Return what takes the operator's commands, by their kind."""
+        return {
+            "acknowledge": lambda c: self.attention.acknowledge(c.by, c.question),
+            "promote": lambda c: self.promotions.submit(c.statement.encode(), c.by),
+            "pause": lambda c: self.bake.pause(True, c.by, c.reason),
+            "unpause": lambda c: self.bake.pause(False, c.by, c.reason),
+            "extend": lambda c: self.bake.extend(c.seconds, c.by, c.reason),
+            "reverify": lambda c: self.reverify.ask(c.agent, c.by, c.reason),
+            "handover": lambda c: self.handover.offer(c.by, c.to, c.reason),
+            "accept": lambda c: self.handover.accept(c.by),
+        }
+
+    def overridden(self) -> frozenset[str]:
+        """Return the phase gates break-glass overrides now."""
+        return frozenset() if self.desks is None else frozenset(self.desks.glass.facts().overridden)
+
+    async def _due(self, phase: str) -> None:
+        timetable, plan = self._core.timetable, self._core.plan
+        if not self._announced:
+            self._announced = True
+            await timetable.announce()
+        await timetable.wait_for(phase)
+        if phase in ("P5", "P6", "P7", "P8") and "P4" in plan.phases:
+            await self._soak.pass_or_wait()
+        if phase == "P6":
+            await timetable.wait_open()
+        if phase == "P8" and plan.ga_flags and self._core.phases.has(_BUTLER):
+            await self._permission.before_flip()
+
+    async def _ramp(self, step: int) -> None:
+        plan = self._core.plan
+        info = self._core.phases.find(_BUTLER)
+        if info is not None and plan.auto_ramp_flags:
+            weight = plan.canary.steps[step - 1]
+            await self._core.phases.op("P6", info, "APPLY", params={"ramp": weight, "step": step})
+
+    async def _flags_back(self) -> None:
+        info = self._core.phases.find(_BUTLER)
+        changed = any(flag.by == _BUTLER for flag in self._core.recorder.state().work.flags)
+        if info is not None and changed:
+            await self._core.phases.op("P6", info, "ROLLBACK")
+
+    async def _stop(self, cause: str, reason: str, gate: str) -> None:
+        await self._hard_stop.run(cause, reason, gate)
+
+
+def _desks(core: Core, *, unattended: bool) -> Desks | None:
+    plan, recorder, clock = core.plan, core.recorder, core.clock
+    if plan.approvals is None:
+        return None
+    registry = Registry(plan.approvals, plan.targets.signing.issuer)
+    checker = SigstoreChecker(plan, registry, recorder.run_dir / TRUSTED_ROOT)
+    approvals = ApprovalDesk(plan, core.loaded.sha256, recorder, clock, checker, unattended=unattended)
+    glass = BreakGlassDesk(plan, core.loaded.sha256, recorder, checker, approvals)
+    step_up = StepUpDesk(registry, recorder, clock, _secrets(core.loaded.base, core.redactor))
+    return Desks(approvals, glass, step_up, recorder, clock)
+
+
+def _secrets(base: Path, redactor: Redactor) -> SecretReader:
+    def read(reference: SecretRef) -> str:
+        value = reference.read(base)
+        redactor.add(value)
+        return value
+
+    return read

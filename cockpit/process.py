@@ -242,7 +242,7 @@ class _Run:
             unattended=unattended,
             takeover=takeover,
         )
-        control = ControlServer(self._run_dir, wired.people, wired.acts)
+        control = ControlServer(self._run_dir, wired.people, wired.acts, desks=wired.desks)
         api = ApiServer(
             self._run_dir,
             wired.people,
@@ -262,6 +262,8 @@ class _Run:
                 self._recorder.note(Noted(level="error", text=cause_text(error)))
         stack.enter_context(_Signals(wired.people, signalled))
         await stack.enter_async_context(alongside(_beat(self._run_dir, control, self._clock)))
+        stack.push_async_callback(wired.attention.finish)
+        await stack.enter_async_context(alongside(wired.attention.run()))
         return wired
 
     def _keep_root(self) -> None:

@@ -29,10 +29,12 @@ from cockpit.base.clock import Clock, iso
 from cockpit.base.errors import UsageError
 from cockpit.base.redact import Redactor
 from cockpit.base.text import visible
-from cockpit.composing import Closed, acts_of, hooks_of
+from cockpit.composing import Closed, Core, Surroundings
 from cockpit.conductor.analyst import PrometheusAnalyst
+from cockpit.conductor.attention import Attention
 from cockpit.conductor.calls import AgentCalls
 from cockpit.conductor.control import Act
+from cockpit.conductor.desks import Desks
 from cockpit.conductor.effects import EffectsGate
 from cockpit.conductor.gatekeeper import ReleaseGatekeeper, reduced_reasons
 from cockpit.conductor.lease import ReleaseLease
@@ -45,7 +47,6 @@ from cockpit.conductor.resume import Progress, progress_of
 from cockpit.conductor.stages import Place, Stages
 from cockpit.conductor.targets import Targets
 from cockpit.conductor.timetable import Timetable
-from cockpit.conductor.tools import BakeClock, Handover, Reverify
 from cockpit.control.client import operator
 from cockpit.dispatch import LocalDispatch
 from cockpit.journal.base import Event
@@ -108,6 +109,8 @@ class Wired:
     """What the journal has behind it already."""
     acts: Mapping[str, Act]
     """What takes commands of front ends, by their kind."""
+    desks: Desks | None
+    attention: Attention
 
 
 def wire(
@@ -164,18 +167,20 @@ def wire(
     )
     phases = Phases(roster, plan.agents, calls, recorder, people)
     gatekeeper = ReleaseGatekeeper(plan, loaded.sha256, roster, phases, recorder, clock)
-    bake, reverify = BakeClock(recorder), Reverify(phases, recorder)
-    hooks = hooks_of(
-        plan,
+    stages = _stages(plan, backends, lease, effects, recorder, clock, people)
+    core = Core(
+        loaded=loaded,
         recorder=recorder,
         clock=clock,
         effects=effects,
         people=people,
+        phases=phases,
         timetable=timetable,
         closed=closed,
-        reverify=reverify,
-        stages=_stages(plan, backends, lease, effects, recorder, clock, people),
+        handles=backends.handles,
+        redactor=backends.redactor,
     )
+    around = Surroundings(core, stages, unattended=unattended)
     release = Release(
         Parts(
             plan=plan,
@@ -191,8 +196,8 @@ def wire(
             phases=phases,
             gatekeeper=gatekeeper,
             sealer=PackSealer(plan, run_dir, recorder, key, backends.signing, backends.forge),
-            bake=bake,
-            hooks=hooks,
+            bake=around.bake,
+            hooks=around.hooks(),
             takeover=takeover,
         )
     )
@@ -200,9 +205,11 @@ def wire(
         release=release,
         gatekeeper=gatekeeper,
         people=people,
-        promotions=PromotionRequests(plan, recorder, clock),
+        promotions=around.promotions,
         progress=progress_of(state, plan, loaded.sha256, roster, clock.now()),
-        acts=acts_of(bake, reverify, Handover(recorder)),
+        acts=around.acts(),
+        desks=around.desks,
+        attention=around.attention,
     )
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 from cockpit.base.clock import Clock
 from cockpit.conductor.bake import Breach, Inconclusive
@@ -13,13 +13,21 @@ from cockpit.journal.events import GoNoGoComputed, RequiredGates
 from cockpit.plan.model import Plan
 from cockpit.rpc.messages import GoNoGo
 from cockpit.rpc.validate import encode
+from cockpit.verdicts.approvals import GlassFacts, glass_facts
 from cockpit.verdicts.gates import GateFacts, evaluate_required, owing_of
 from cockpit.verdicts.gonogo import compute
 
 _PROMOTION_PHASES = ("P0", "P1", "P2", "P3", "P4", "P5", "P6")
 
 
-def facts_for(plan: Plan, plan_sha256: str, roster: Sequence[RosterInfo], *, step: int = 0) -> GateFacts:
+def facts_for(
+    plan: Plan,
+    plan_sha256: str,
+    roster: Sequence[RosterInfo],
+    *,
+    step: int = 0,
+    glass: GlassFacts | None = None,
+) -> GateFacts:
     """Return what verdicts are held against: the plan's images, its digest, and who owes what by now."""
     due: list[str] = [phase for phase in _PROMOTION_PHASES if phase in plan.phases]
     if step > 1:
@@ -33,6 +41,8 @@ def facts_for(plan: Plan, plan_sha256: str, roster: Sequence[RosterInfo], *, ste
         owing=owing_of(roster, listed=plan.agents, due=due),
         step=step,
         stepwise=stepwise,
+        overridden=glass.overridden if glass is not None else {},
+        glass_problems=glass.problems if glass is not None else (),
     )
 
 
@@ -47,9 +57,7 @@ class ReleaseGatekeeper:
         phases: Phases,
         recorder: Recorder,
         clock: Clock,
-        overridden: Callable[[], frozenset[str]] = frozenset,
     ) -> None:
-        self._overridden = overridden
         self._plan = plan
         self._sha = plan_sha256
         self._roster = roster
@@ -61,7 +69,7 @@ class ReleaseGatekeeper:
         """Recompute go/no-go; return the reasons for a no-go, empty for a go."""
         document = self.checklist(step)
         [blob] = await self._recorder.keep_all([encode(document)])
-        facts = facts_for(self._plan, self._sha, self._roster, step=step)
+        facts = self._facts(step)
         outcome = evaluate_required(self._recorder.state(), facts, now=self._clock.now())
         await self._recorder.record(RequiredGates(gates=dict(outcome.gates), reasons=dict(outcome.reasons)))
         await self._recorder.record(
@@ -75,14 +83,20 @@ class ReleaseGatekeeper:
         )
         return [] if document.go else list(document.reasons) or ["no-go"]
 
+    def _glass(self) -> GlassFacts:
+        return glass_facts(self._recorder.state().people.glasses, self._clock.now())
+
+    def _facts(self, step: int) -> GateFacts:
+        return facts_for(self._plan, self._sha, self._roster, step=step, glass=self._glass())
+
     def checklist(self, step: int) -> GoNoGo:
         """Compute the checklist of seed section 20 as of now."""
-        facts = facts_for(self._plan, self._sha, self._roster, step=step)
+        facts = self._facts(step)
         return compute(self._recorder.state(), self._plan, facts, now=self._clock.now())
 
     async def record_gates(self) -> None:
         """Record where the required gates stand, for what ends before the promotion."""
-        facts = facts_for(self._plan, self._sha, self._roster)
+        facts = self._facts(0)
         outcome = evaluate_required(self._recorder.state(), facts, now=self._clock.now())
         await self._recorder.record_abort(
             RequiredGates(gates=dict(outcome.gates), reasons=dict(outcome.reasons))
@@ -95,7 +109,8 @@ class ReleaseGatekeeper:
             weight = self._plan.canary.steps[step - 1]
             result = await self._phases.op("P6", info, "VERIFY", params={"step": step, "weight": weight})
             found = failures_of(result) or owed_failures(info, result)
-            failures += [one for one in found if not one.gate or one.gate not in self._overridden()]
+            glass = self._glass().overridden
+            failures += [one for one in found if one.gate not in glass]
         judged_bad = [failure.text for failure in failures if failure.kind == "gate"]
         if judged_bad:
             raise Breach(f"under step {step}: {'; '.join(judged_bad)}", gate="slo")

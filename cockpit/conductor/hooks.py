@@ -6,6 +6,7 @@ Each is optional in a plan, so each has a default that asks for nothing; wiring 
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Coroutine, Sequence
+from contextlib import AbstractAsyncContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -24,6 +25,14 @@ async def _no_step(_: int) -> None:
     return None
 
 
+async def _no_more() -> None:
+    return None
+
+
+def _unfrozen(cause: str, reason: str, gate: str) -> AbstractAsyncContextManager[None]:
+    return nullcontext()
+
+
 async def _stop_nothing(cause: str, reason: str, gate: str) -> None:
     return None
 
@@ -40,6 +49,10 @@ class Hooks:
     """Before a step moves traffic: approvals, policy, a request to promote."""
     advanced: Callable[[int], Awaitable[None]] = _no_step
     """After a step advanced: flags ramp, messages go out. Trouble with it never holds the release up."""
+    aborted: Callable[[], Awaitable[None]] = _no_more
+    """After an abort: what went along with the steps (flags) goes back too."""
+    freezing: Callable[[str, str, str], AbstractAsyncContextManager[None]] = _unfrozen
+    """Beside an abort of moved traffic: what is there at that moment is captured; the abort never waits."""
     hard_stop: Callable[[str, str, str], Awaitable[None]] = _stop_nothing
     """After an abort of moved traffic (cause, reason, gate): incident, evidence, notify, fix train."""
     closed: Callable[[], str] = lambda: ""

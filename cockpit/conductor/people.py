@@ -68,6 +68,8 @@ class People:
         self._stop: asyncio.Future[Stop] | None = None
         self._first_stop: Stop | None = None
         self._over = False
+        self.reasons: dict[str, str] = {}
+        """What each person last gave as a reason."""
 
     # -- the run's side -------------------------------------------------------------------------------
 
@@ -283,6 +285,8 @@ class People:
 
     def received(self, command: str, kind: str, by: str, reason: str, source: str) -> None:
         """Record that a command came."""
+        if reason.strip():
+            self.reasons[by] = reason
         self._recorder.note(
             CommandReceived(
                 command=visible(command, limit=100),

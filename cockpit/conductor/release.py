@@ -156,7 +156,7 @@ class Release:
         return await self.run(progress)
 
     async def measure(self) -> Ending:
-        """P8's figures of a release that is out (`cockpit kpi`): KPIs beside their baseline, the error budget."""
+        """P8's figures of a release that is out (`cockpit kpi`): KPIs and the error budget."""
         try:
             await self._p.connect()
             await self._p.lease.acquire(floor=await self._p.targets.highest_fence())
@@ -184,8 +184,7 @@ class Release:
             await self._reach(state.fence)
         except CockpitError as error:
             return await self._unfinished(True, f"{cause}; {cause_text(error)}", stable)
-        async with alongside(self._p.lease.keep()):
-            verified = await self._abort.run(reason, cause, by, stable, replacing=True)
+        verified = await self._aborted(reason, cause, by, stable, True)
         await self._hard_stop(cause, reason, "")
         return await self._end(Ending(20 if verified else 21, cause))
 
@@ -207,8 +206,7 @@ class Release:
             return await self._unfinished(canary.moved, f"{reason}; {cause_text(error)}", stable)
         # What had begun to replace stable, or was out already, is undone by giving stable its images back.
         replacing = canary.stage == "promote" or canary.released
-        async with alongside(self._p.lease.keep()):
-            verified = await self._abort.run("crash", reason, "supervisor", stable, replacing=replacing)
+        verified = await self._aborted("crash", reason, "supervisor", stable, replacing)
         if canary.moved:
             await self._hard_stop(reason, "crash", "")
         if not verified:
@@ -417,11 +415,9 @@ class Release:
         self._p.people.over()
         by = error.stop.by if isinstance(error, Stopped) else _CONDUCTOR
         reason = wire_reason(error)
-        replacing = self._promotion.replacing
-        # The lease goes on being renewed; an abort does not stop when that fails.
-        async with alongside(self._p.lease.keep()):
-            verified = await self._abort.run(reason, cause, by, self._promotion.stable, replacing=replacing)
         gate = error.gate if isinstance(error, Breach) else reason
+        replacing = self._promotion.replacing
+        verified = await self._aborted(reason, cause, by, self._promotion.stable, replacing, gate=gate)
         await self._tell("breach", gate=gate)
         if self._p.effects.prod_shifted or (isinstance(error, Breach) and error.critical):
             await self._hard_stop(cause, reason, gate)
@@ -429,6 +425,23 @@ class Release:
             return await self._end(Ending(21, cause))
         code = 20 if self._p.effects.prod_shifted else exit_before_traffic(error)
         return await self._end(Ending(code, cause))
+
+    async def _aborted(
+        self, reason: str, cause: str, by: str, stable: Stable, replacing: bool, *, gate: str = ""
+    ) -> bool:
+        """Abort, and take back what went along with the steps; tell whether it was verified."""
+        # The lease goes on being renewed; an abort does not stop when that fails.
+        async with alongside(self._p.lease.keep()):
+            if self._p.effects.prod_shifted:
+                async with self._p.hooks.freezing(cause, reason, gate):
+                    verified = await self._abort.run(reason, cause, by, stable, replacing=replacing)
+            else:
+                verified = await self._abort.run(reason, cause, by, stable, replacing=replacing)
+            try:
+                await self._p.hooks.aborted()
+            except Exception as error:  # noqa: BLE001 - what went along never changes what the abort came to
+                self._note(f"after the abort: {cause_text(error)}")
+        return verified
 
     async def _hard_stop(self, cause: str, reason: str, gate: str) -> None:
         """Seed section 8 after the rollback; what fails of it is on record and never changes the ending."""

@@ -1,0 +1,188 @@
+"""What must be so, beyond the gates, before a step moves traffic: a request, approvals, and policy.
+
+In this order, so that people approve what was asked for, and policy decides on what people approved.
+"""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Literal
+
+from cockpit.base.clock import Clock, parse_iso
+from cockpit.base.errors import BackendUnreachable
+from cockpit.conductor.approvals import ApprovalDesk
+from cockpit.conductor.canary import PreflightFailed
+from cockpit.conductor.decider import (
+    ApprovalFacts,
+    Decider,
+    DecisionFacts,
+    ExceptionFact,
+    RiskFact,
+    Subject,
+)
+from cockpit.conductor.ending import ApprovalMissing
+from cockpit.conductor.people import People
+from cockpit.conductor.promotion_requests import PromotionRequests
+from cockpit.conductor.recorder import Recorder
+from cockpit.journal.state import ReleaseState
+from cockpit.plan.model import Plan
+from cockpit.plan.people import Person
+
+Asked = Literal["promote", "flip"]
+
+
+class Permission:
+    """Asks people and policy before the release goes further. Aborts never come here."""
+
+    def __init__(
+        self,
+        plan: Plan,
+        plan_sha256: str,
+        *,
+        recorder: Recorder,
+        clock: Clock,
+        people: People,
+        desk: ApprovalDesk | None,
+        decider: Decider,
+        promotions: PromotionRequests,
+    ) -> None:
+        self._plan = plan
+        self._sha = plan_sha256
+        self._recorder = recorder
+        self._clock = clock
+        self._people = people
+        self._desk = desk
+        self._decider = decider
+        self._promotions = promotions
+
+    async def before_step(self, step: int) -> None:
+        """Wait for what a step needs; raises what stands against it.
+
+        ApprovalRejected, ApprovalMissing, PreflightFailed for a policy that denies, BackendUnreachable for
+        one that cannot be asked.
+        """
+        if step == 1:
+            await self._promotions.wait()
+        await self._approved("promote", step == 1)
+        await self._decided("promote")
+
+    async def before_flip(self) -> None:
+        """Wait for what the flags' flip in P8 needs; raises as `before_step` does."""
+        await self._approved("flip", True)
+        await self._decided("flip")
+
+    # -- people ---------------------------------------------------------------------------------------
+
+    def subject(self) -> dict[str, str]:
+        """Return what approvers bind themselves to: the images and the signed promotion pack."""
+        state = self._recorder.state()
+        pack = next((one.sha256 for one in reversed(state.packs) if one.kind == "promotion"), "")
+        images = {f"image {service.name}": service.image.text for service in self._plan.services}
+        return {"version": self._plan.target_version, "promotion pack": f"sha256:{pack}", **images}
+
+    async def _approved(self, asked: Asked, first: bool) -> None:
+        rules = self._plan.approvals
+        if self._desk is None or rules is None or rules.rule(asked) is None:
+            if rules is not None and asked == "promote":
+                raise ApprovalMissing("the plan names people but no rule for `promote`")
+            return
+        subject = self.subject()
+        if first:
+            operator = self._recorder.state().people.operator
+            text = (
+                f"promote {self._plan.target_version} to {self._plan.environment}"
+                if asked == "promote"
+                else f"flip the GA flags of {self._plan.target_version}: {', '.join(self._plan.ga_flags)}"
+            )
+            await self._desk.obtain(asked, subject, text, operator)
+        if problem := await self._desk.recheck(asked, subject):
+            raise ApprovalMissing(problem)
+
+    # -- policy ---------------------------------------------------------------------------------------
+
+    async def _decided(self, action: Asked) -> None:
+        while True:
+            ruling = await self._decider.consult(action, self._facts(action))
+            if ruling.allowed:
+                return
+            said = "; ".join(ruling.problems)
+            if ruling.unreachable:
+                raise BackendUnreachable(said, where="policy")
+            if not ruling.unmet:
+                raise PreflightFailed(said)
+            answer, by = await self._people.ask(
+                f"Policy allows {action} with obligations that are not met: {said}. Meet them and try again?",
+                ("retry", "end"),
+                otherwise="end",
+            )
+            if answer != "retry":
+                if by in ("--auto", "bound"):
+                    raise ApprovalMissing(said)
+                raise PreflightFailed(f"{said}; ended by {by}")
+
+    def _facts(self, action: Asked) -> DecisionFacts:
+        state, now = self._recorder.state(), self._clock.now()
+        people = state.people
+        person = self._person(people.operator)
+        measured = list(state.headroom.values())
+        return DecisionFacts(
+            environment=self._plan.environment,
+            subject=Subject(
+                id=person.id if person is not None else people.operator,
+                groups=person.groups if person is not None else (),
+                mfa_age_s=self._mfa_age(state, person, now),
+                reason=self._reason(state, action),
+            ),
+            version=self._plan.target_version,
+            plan_sha256=self._sha,
+            rehearsal=self._plan.rehearsal,
+            reduced=tuple(state.reduced),
+            approvals=self._approvals(state, action, now),
+            gates=dict(state.required_gates),
+            overridden=tuple(one.gate for one in people.glasses if now < parse_iso(one.expires)),
+            headroom=min(measured) if measured else None,
+            headroom_target=self._plan.headroom_target,
+            exceptions=tuple(
+                ExceptionFact(one.id, bool(one.approved_by), one.expires <= now)
+                for one in self._plan.exceptions
+            ),
+            risks_open=tuple(RiskFact(one.id, one.rating) for one in state.risks if one.state == "open"),
+        )
+
+    def _person(self, operator: str) -> Person | None:
+        people = self._plan.approvals.people if self._plan.approvals is not None else ()
+        return next((one for one in people if operator in (one.id, one.id.removeprefix("@"))), None)
+
+    def _mfa_age(self, state: ReleaseState, person: Person | None, now: datetime) -> float | None:
+        shown = [one for one in state.people.step_ups if person is not None and one.by == person.id]
+        return (now - parse_iso(shown[-1].at)).total_seconds() if shown else None
+
+    def _reason(self, state: ReleaseState, action: Asked) -> str:
+        """Return why it is done: what the operator said, what was approved, or what the plan records."""
+        if said := self._people.reasons.get(state.people.operator):
+            return said
+        for request in reversed(state.people.requests):
+            if request.asked == action and request.result == "granted":
+                given = [one.reason for one in request.statements if one.counted]
+                if given:
+                    return given[-1]
+        return next((one.reason for one in self._plan.waivers if one.what == "approvals"), "")
+
+    def _approvals(self, state: ReleaseState, action: Asked, now: datetime) -> ApprovalFacts:
+        rules = self._plan.approvals
+        rule = rules.rule(action) if rules is not None else None
+        given: tuple[str, ...] = ()
+        for request in state.people.requests:
+            granted = request.asked == action and request.result == "granted"
+            if granted and request.valid_until and now < parse_iso(request.valid_until):
+                given = tuple(request.result_by)
+        glass = rules.break_glass if rules is not None else None
+        return ApprovalFacts(
+            waived=rules is None,
+            asked=action,
+            needed=rule.threshold if rule is not None else 0,
+            given=given,
+            groups=rule.groups if rule is not None else (),
+            people=tuple(one.id for one in rules.people) if rules is not None else (),
+            second_person=glass.second_person if glass is not None else True,
+        )
