@@ -76,7 +76,7 @@ async def _trust() -> str:
 def write_plan(folder: Path, **changes: Any) -> Path:
     """Write a plan whose secrets are there and whose back ends are not."""
     folder.mkdir(parents=True, exist_ok=True)
-    for name in ("t", "s", "w"):
+    for name in ("t", "s", "w", "i"):
         (folder / name).write_text("a-secret-of-a-test\n")
     (folder / "t.json").write_text(trust())
     path = folder / "release.yaml"
