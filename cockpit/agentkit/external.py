@@ -76,7 +76,7 @@ class ExternalAgents:
     async def call(self, info: AgentInfo, message: AgentRequest) -> bytes:
         """Return the response, checked and judged again; raises CockpitError for anything that is none."""
         external = self._loaded.plan.external[info.id]
-        request = encode(self.told(info, message))
+        request = encode(told(info, message, self._loaded))
         if external.url is not None:
             raw = await ask_url(
                 external.url,
@@ -94,24 +94,6 @@ class ExternalAgents:
         kept = self._blobs.keep(raw)
         verdicts = [_judged(raw, kept, index, verdict) for index, verdict in enumerate(response.verdicts)]
         return encode(response.model_copy(update={"verdicts": verdicts}))
-
-    def told(self, info: AgentInfo, message: AgentRequest) -> AgentRequest:
-        """Return the request as it is sent: with what the verdicts must be about in `params.release`."""
-        plan = self._loaded.plan
-        release: dict[str, Any] = {
-            "agent": info.name,
-            "id": info.id,
-            "version": plan.target_version,
-            "artifacts": info.id,
-            "judged": {
-                "images": {s.name: s.image.digest for s in plan.services if s.image.digest},
-                "env": message.scope.env,
-                "plan_sha256": self._loaded.sha256,
-            },
-            "valid_s": dict(VALIDITY_S),
-        }
-        params = {**message.inputs.params, "release": release}
-        return message.model_copy(update={"inputs": message.inputs.model_copy(update={"params": params})})
 
     async def _command(self, info: AgentInfo, external: External, request: bytes) -> bytes:
         folder = self._run_dir / FOLDER / info.id
@@ -143,6 +125,25 @@ class ExternalAgents:
                 _file(self._run_dir / FOLDER, info.id, path, digest)
             except OSError as error:
                 raise MessageInvalid(f"artifact {path} is not there: {error.strerror}") from None
+
+
+def told(info: AgentInfo, message: AgentRequest, loaded: LoadedPlan) -> AgentRequest:
+    """Return the request as it is sent: with what the verdicts must be about in `params.release`."""
+    plan = loaded.plan
+    release: dict[str, Any] = {
+        "agent": info.name,
+        "id": info.id,
+        "version": plan.target_version,
+        "artifacts": info.id,
+        "judged": {
+            "images": {s.name: s.image.digest for s in plan.services if s.image.digest},
+            "env": message.scope.env,
+            "plan_sha256": loaded.sha256,
+        },
+        "valid_s": dict(VALIDITY_S),
+    }
+    params = {**message.inputs.params, "release": release}
+    return message.model_copy(update={"inputs": message.inputs.model_copy(update={"params": params})})
 
 
 def _file(root: Path, agent: str, path: str, digest: str) -> None:

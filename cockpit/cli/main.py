@@ -14,6 +14,8 @@ from cockpit.base.errors import CockpitError, PlanError, UsageError
 
 EXIT_USAGE = 64
 EXIT_INTERNAL = 70
+OPS = ("PLAN", "APPLY", "VERIFY", "ROLLBACK", "EVIDENCE")
+PHASES = ("P0", "P1", "P2", "P3", "P4", "P5", "P6", "P7", "P8")
 SCENARIOS = (
     "green",
     "slo-breach-10",
@@ -37,6 +39,19 @@ SCENARIOS = (
 
 
 class _Parser(argparse.ArgumentParser):
+    intermixed = False
+    """Whether options may stand between the positional arguments."""
+
+    def parse_known_args(self, args=None, namespace=None):  # type: ignore[no-untyped-def]
+        """Parse; where options may stand between positionals, all options first."""
+        if not self.intermixed:
+            return super().parse_known_args(args, namespace)
+        self.intermixed = False  # what follows calls this twice
+        try:
+            return self.parse_known_intermixed_args(args, namespace)
+        finally:
+            self.intermixed = True
+
     def error(self, message: str) -> NoReturn:
         """Say what is wrong and leave with the documented code."""
         self.print_usage(sys.stderr)
@@ -56,7 +71,7 @@ def parser() -> argparse.ArgumentParser:
     root.add_argument("--version", action="store_true", help="print the version and exit")
     commands = root.add_subparsers(dest="command", metavar="COMMAND", parser_class=_Parser)
 
-    def add(name: str, module: str, text: str) -> argparse.ArgumentParser:
+    def add(name: str, module: str, text: str) -> _Parser:
         command = commands.add_parser(name, help=text, description=text)
         command.set_defaults(module=module)
         return command
@@ -131,6 +146,17 @@ def parser() -> argparse.ArgumentParser:
 
     agents = add("agents", "agents", "list the roster")
     agents.add_argument("--json", action="store_true")
+    agents.add_argument("--plan", type=Path, metavar="PLAN", help="show also what a plan gives to others")
+
+    prompt = add("prompt", "prompt", "print an agent's starter prompt, or check an answer to it")
+    prompt.intermixed = True
+    prompt.add_argument("agent", metavar="AGENT", help="e.g. A15")
+    prompt.add_argument("plan", nargs="?", type=Path, metavar="PLAN", help="a release.yaml to fill it from")
+    prompt.add_argument("--phase", choices=PHASES, help="default: the agent's first phase")
+    prompt.add_argument("--op", choices=OPS, default="PLAN", help="default: PLAN")
+    prompt.add_argument("--env", choices=("dev", "stage", "prod", "all"), default="prod")
+    prompt.add_argument("--trace-id", default="", metavar="HEX", help="default: a new one, or any")
+    prompt.add_argument("--response", type=Path, metavar="FILE", help="check this answer: 0 valid, 1 not")
 
     schema = add("schema", "schema", "print a message's JSON Schema, or write all of them")
     schema.add_argument("name", nargs="?", metavar="NAME")
