@@ -11,6 +11,7 @@ from cockpit.base.errors import EvidenceError, JournalError
 from cockpit.journal.blobs import SALT_BYTES
 from cockpit.journal.chain import MerkleTree
 from cockpit.journal.events import AnyEvent, GateJudged, GoNoGoComputed, LookTaken
+from cockpit.journal.events_people import ApprovalReceived, ApprovalRequested, BreakGlassUsed
 from cockpit.journal.links import Links
 from cockpit.journal.reader import JOURNAL_NAME
 from cockpit.journal.upcast import decode
@@ -76,7 +77,9 @@ class Journal:
                 found[event.verdict_blob] = None
             elif isinstance(event, LookTaken):
                 found[event.answers] = None
-            elif isinstance(event, GoNoGoComputed):
+            elif isinstance(event, (GoNoGoComputed, ApprovalRequested, BreakGlassUsed)) or (
+                isinstance(event, ApprovalReceived) and event.counted
+            ):
                 found[event.blob] = None
         return list(found)
 

@@ -49,7 +49,7 @@ def effects_in_place(events: Sequence[AnyEvent], plan: Plan | None) -> Check:
         return Check(
             EFFECTS, not shifts, "there is no plan to hold them against" if shifts else "none of a promotion"
         )
-    walk = _Walk(plan, _unsent(events))
+    walk = _Walk(plan, unsent(events))
     for event in events:
         walk.take(event)
     return Check(EFFECTS, not walk.problems, said(walk.problems, f"{len(intended)} effects"))
@@ -85,7 +85,7 @@ def rollbacks_proven(events: Sequence[AnyEvent]) -> Check:
     return Check(ROLLBACKS, not problems, said(problems, good if count else "none was verified"))
 
 
-def _unsent(events: Sequence[AnyEvent]) -> frozenset[int]:
+def unsent(events: Sequence[AnyEvent]) -> frozenset[int]:
     """Return the records of intents that never went out: held back by the gate, or cut off by a crash."""
     ends: dict[str, AnyEvent] = {}
     resolved: dict[str, bool] = {}

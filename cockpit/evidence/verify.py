@@ -14,7 +14,8 @@
 12. `go/no-go`: each follows from what was recorded before it, computed again.                   decisions
 13. `steps earned`: each promotion step has its bake, its looks and its verdicts, in order.      steps
 14. `effects in their place`, `rollbacks proven`: after go, outside a HALT; traffic taken off.   order
-15. `verdicts`, `looks`: judged again from the stored answers.                                   recompute
+15. `approvals hold`: what people signed, offline; each grant at its use.                          approved
+16. `verdicts`, `looks`: judged again from the stored answers.                                   recompute
 
 A pack that fails 1 or 2 is not read further; every other step is reported whatever came of those before it.
 A rehearsal pack is held against the root inside it, which shows that formats and bindings hold and nothing
@@ -35,6 +36,7 @@ from cockpit.base.files import sha256_hex
 from cockpit.base.text import visible
 from cockpit.evidence import container, manifest
 from cockpit.evidence import recompute as recomputing
+from cockpit.evidence.approved import approvals_hold
 from cockpit.evidence.artifact_signatures import check_signatures, first_problem
 from cockpit.evidence.checks import Check, passed
 from cockpit.evidence.contents import Journal, PackBlobs, Redacted, read_journal
@@ -143,7 +145,7 @@ class _Verification:
         self._plan: Plan | None = None
 
     def run(self, *, recompute: bool) -> list[Check]:
-        """Return the checks of steps 2 to 15."""
+        """Return the checks of steps 2 to 16."""
         checks = [
             self._step("manifest", self._rows),
             self._step("hashes", self._hashes),
@@ -167,6 +169,9 @@ class _Verification:
             steps_earned(journal.events, self._plan, self._blobs.get),
             effects_in_place(journal.events, self._plan),
             rollbacks_proven(journal.events),
+            approvals_hold(
+                journal.events, self._plan, self._blobs.get, self._trust.root if self._trust else b""
+            ),
         ]
         if recompute:
             canary = plain(self._plan.canary) if self._plan else None
