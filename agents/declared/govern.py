@@ -114,6 +114,7 @@ ENTRIES: tuple[AgentInfo, ...] = (
         capabilities=("journal",),
         gates=("policy_ci",),
         artifacts=("approvals/decisions.json",),
+        implementation="cockpit.agents.governance:CabSecretary",
     ),
     AgentInfo(
         id="A47",

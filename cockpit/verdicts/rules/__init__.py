@@ -22,6 +22,7 @@ RULES: dict[str, str] = {
     "named_checks": "cockpit.verdicts.rules.checks:named_checks",
     "incident_drill": "cockpit.verdicts.rules.incident:incident_drill",
     "incident_drill": "cockpit.verdicts.rules.incident:incident_drill",
+    "cab_record": "cockpit.verdicts.rules.cab:cab_record",
     "go_no_go": "cockpit.verdicts.rules.go_no_go:go_no_go",
     "soak": "cockpit.verdicts.rules.soak:soak",
     "supply_chain": "cockpit.evidence.supply_chain_rule:supply_chain",
