@@ -70,16 +70,13 @@ def decisions(state: ReleaseState, since: datetime) -> list[Decision]:
     # HALTs are counted anew by each process on the journal.
     sitting = f"{state.people.sitting}." if state.people.sitting > 1 else ""
     halt = state.halt
-    halted = halt is not None and halt.active and parse_iso(halt.at) >= since
-    if halt is not None and halted:
+    if halt is not None and halt.active and parse_iso(halt.at) >= since:
         reason = f" ({halt.reason})" if halt.reason else ""
         text = f"HALT by {halt.by}{reason}: roll back, resume or stay?"
         found.append(Decision(f"halt:{sitting}{halt.epoch}", text, halt.at))
     for question in state.questions:
-        if question.answer or parse_iso(question.at) < since:
-            continue
         # The question a HALT puts is the HALT, however often it is put.
-        if not (halted and _of_halt(question)):
+        if not question.answer and parse_iso(question.at) >= since and not _of_halt(question):
             found.append(Decision(f"question:{question.question}", question.text, question.at))
     for request in state.people.requests:
         if not request.result:

@@ -43,6 +43,8 @@ class WebhookReceiver:
     def __init__(self, record: Path, *, secret: str | None = None) -> None:
         self._record = record
         self._secret = secret
+        self.retry_after = 1
+        """Seconds `later` names."""
         self._identities: set[str] = set()
         self._mood: WebhookFault | None = None
         self._times = 0
@@ -71,7 +73,7 @@ class WebhookReceiver:
     async def fault(self, kind: WebhookFault | None, *, times: int = 0) -> None:
         """Fail from now on: 500 (`error`), `hang`, `refuse`, answer byte by byte (`drip`), or 429 (`later`).
 
-        `later` names a second as `Retry-After` and ends by itself after `times` answers; `None` mends all.
+        `later` names `retry_after` and ends by itself after `times` answers; `None` mends all.
         """
         self._over.set()
         self._over = asyncio.Event()
@@ -110,7 +112,9 @@ class WebhookReceiver:
             self._times -= 1
             if self._times == 0:
                 self._mood = None
-            return web.json_response({"status": "throttled"}, status=429, headers={"Retry-After": "1"})
+            return web.json_response(
+                {"status": "throttled"}, status=429, headers={"Retry-After": str(self.retry_after)}
+            )
         shape: Kind = next((one for one in KINDS if request.path.startswith(_PATHS[one])), "generic")
         key = request.headers.get("Idempotency-Key", "")
         kind, problem, message = request.headers.get("X-Cockpit-Kind", ""), "", None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import AsyncIterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -49,9 +50,13 @@ async def receiver(world: World, tmp_path: Path) -> AsyncIterator[WebhookReceive
             {"name": f"{kind}-hook", "url": running.url_of(kind), "kind": kind, "secret": "file:secret"}
             for kind in KINDS
         ]
-        sender = Webhook(dict.fromkeys(HOOKS, SECRET), deadline=1.0)
-        world.handles = type(world.handles)(**{**vars(world.handles), "webhooks": sender})
+        use(world, deadline=20.0)
         yield running
+
+
+def use(world: World, *, deadline: float) -> None:
+    """Give the world a sender with this deadline."""
+    world.handles = replace(world.handles, webhooks=Webhook(dict.fromkeys(HOOKS, SECRET), deadline=deadline))
 
 
 def taken(receiver: WebhookReceiver, shape: str) -> list[Any]:
@@ -278,12 +283,14 @@ async def test_a_receiver_that_fails_never_holds_the_release_up(
     world: World, receiver: WebhookReceiver, fault: Any
 ) -> None:
     await receiver.fault(fault)
+    use(world, deadline=0.5)
     result = await world.call("A41", "APPLY", macro="start")
     assert result.status == "ok" and "NOT delivered" in result.reason
     verified = await world.call("A41")
     assert verified.status == "ok" and "not delivered: start" in verified.reason
     assert {ok for _, _, ok in posted(world)} == {False}
     await receiver.fault(None)
+    use(world, deadline=20.0)
     assert (await world.call("A41", "APPLY")).status == "ok"  # what is left
     assert receiver.count("taken") == len(HOOKS) - 1 and receiver.count("duplicate") == 0
     assert "every message so far was delivered" in (await world.call("A41")).reason
@@ -295,6 +302,7 @@ async def test_one_receiver_that_hangs_takes_no_other_with_it(
     async with WebhookReceiver(world.folder / "other.jsonl") as other:
         await other.fault("hang")
         world.data["targets"]["webhooks"].append({"name": "stuck", "url": other.url})
+        use(world, deadline=3.0)
         await world.call("A41", "APPLY", macro="start")
     assert [row for row in posted(world) if not row[2]] == [("start", "stuck", False)]
     assert len(posted(world)) == len(HOOKS)
