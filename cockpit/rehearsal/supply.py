@@ -46,6 +46,8 @@ class Supply:
     issuer: str
     token_url: str
     token_secret: str
+    person_secret: Callable[[str], str]
+    """Gives the one with this identity a secret of their own to sign in with."""
     trust_config: str
     trusted_root: str
     repository: Path
@@ -179,6 +181,7 @@ async def supplying(place: Path, scenario: Scenario) -> AsyncIterator[Supply]:
             issuer=sigstore.issuer,
             token_url=sigstore.token_url,
             token_secret=sigstore.token_secret,
+            person_secret=sigstore.enrol,
             trust_config=sigstore.trust_config(),
             trusted_root=sigstore.trusted_root(),
             repository=forge.path,

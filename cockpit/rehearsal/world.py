@@ -99,6 +99,7 @@ def _write(folder: Path, scenario: Scenario, pace: Pace, supply: Supply, platfor
         write_private(folder / name, value.encode())
     if scenario.people is not None:
         for person in CAST:
+            write_private(folder / person.secret, supply.person_secret(person.identity).encode())
             write_private(folder / person.totp, base64.b32encode(secrets.token_bytes(20)))
     write_private(place / "trust_config.json", supply.trust_config.encode())
     write_private(folder / "trusted_root.json", supply.trusted_root.encode())

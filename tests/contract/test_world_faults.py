@@ -15,6 +15,7 @@ from cockpit.plan.model import Plan
 from cockpit.rehearsal.manifests import platform
 from cockpit.rehearsal.pace import PACES
 from cockpit.rehearsal.plan_looks import kpis
+from cockpit.rehearsal.plan_people import PLATFORM, SECURITY
 from cockpit.rehearsal.scenarios import scenario
 from cockpit.rehearsal.supply import Supply, supplying
 from cockpit.rehearsal.topology import (
@@ -202,6 +203,20 @@ def test_the_short_window_ends_in_the_second_step_by_the_plans_own_times(name: s
     assert 1.5 * plan.canary.bake < lasts < 6 * plan.canary.bake
     assert plan.on_window_end == "abort"
     assert Plan.model_validate(plan_data(name)).window_utc.end - before > timedelta(hours=3)
+
+
+async def test_a_person_signs_in_as_themselves_and_as_nobody_else(tmp_path: Path) -> None:
+    async with _supply(tmp_path, "approval-rejected") as supply, aiohttp.ClientSession() as session:
+        secret = supply.person_secret(SECURITY.identity)
+
+        async def status(secret: str, sub: str) -> int:
+            headers = {"Authorization": f"Bearer {secret}"}
+            async with session.post(supply.token_url, json={"sub": sub}, headers=headers) as answer:
+                return answer.status
+
+        assert await status(secret, SECURITY.identity) == 200
+        assert await status(secret, PLATFORM.identity) == 403
+        assert await status(f"{secret}x", SECURITY.identity) == 401
 
 
 def test_people_are_asked_only_where_they_are_there_to_answer() -> None:

@@ -43,6 +43,7 @@ class SigstoreServer:
     ) -> None:
         self._issuer_name = issuer
         self.token_secret = token_secret or secrets.token_urlsafe(24)
+        self._people: dict[str, str] = {}
         self.log = TransparencyLog(origin)
         self._tsa = TimestampAuthority()
         self._issuer: Issuer | None = None
@@ -114,6 +115,12 @@ class SigstoreServer:
         """Return an identity token for `sub` without the HTTP way round."""
         return _started(self._issuer).token(sub, audience=audience, lifetime=lifetime)
 
+    def enrol(self, identity: str) -> str:
+        """Return a bearer secret of `POST /token` that gets tokens for this identity and for no other."""
+        secret = secrets.token_urlsafe(24)
+        self._people[secret] = identity
+        return secret
+
     def trusted_root(self) -> str:
         """Return the trusted root, JSON."""
         return dumps(_started(self._trust).root(self._addresses()))
@@ -143,12 +150,15 @@ class SigstoreServer:
 
     async def _token(self, request: web.Request) -> web.Response:
         given = request.headers.get("Authorization", "")
-        if not hmac.compare_digest(given.encode(), f"Bearer {self.token_secret}".encode()):
+        person = next((who for secret, who in self._people.items() if _bears(given, secret)), "")
+        if not person and not _bears(given, self.token_secret):
             return _problem(401, "a bearer secret is needed")
         body = await _json(request)
         sub, audience = body.get("sub"), body.get("audience", AUDIENCE)
         if not isinstance(sub, str) or not sub or not isinstance(audience, str):
             return _problem(400, "sub and audience must be text")
+        if person and sub != person:
+            return _problem(403, "this secret is another person's")
         return web.json_response({"value": self.token(sub, audience=audience)})
 
     # --- CA
@@ -213,6 +223,10 @@ def _started(part: T | None) -> T:
     if part is None:
         raise RuntimeError("start the server first")
     return part
+
+
+def _bears(given: str, secret: str) -> bool:
+    return hmac.compare_digest(given.encode(), f"Bearer {secret}".encode())
 
 
 def _problem(status: int, message: str) -> web.Response:
