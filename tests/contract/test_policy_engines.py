@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import random
 import shutil
 import socket
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -32,7 +33,7 @@ from cockpit.plan.operations import PolicyEngine
 from cockpit.rehearsal.opa import OpaFault, OpaServer
 from cockpit.verdicts.decision_table import cases_of, read_table
 from cockpit.verdicts.obligations import Met, Obligation, unmet
-from cockpit.verdicts.policy_decision import input_of, policy_of, read_decision
+from cockpit.verdicts.policy_decision import Decision, input_of, policy_of, read_decision
 from cockpit.verdicts.rules.authz import mismatch
 
 Make = Callable[[str], Awaitable[DecisionEngine]]
@@ -328,6 +329,10 @@ async def test_more_questions_than_anybody_has(make: Make) -> None:
 # -- the built-in policy --------------------------------------------------------------------------------
 
 
+def said(decision: Decision) -> tuple[Any, ...]:
+    return decision.allow, decision.obligations, decision.reasons
+
+
 def table() -> tuple[Any, ...]:
     return cases_of(read_table((default_bundles() / "decision_table.json").read_bytes()))
 
@@ -365,6 +370,44 @@ async def test_what_is_left_out_of_a_question_is_denied(make: Make) -> None:
     engine = await make(read_policy(builtin_policy()).modules[0][1])
     whole, *found = await engine.decide_all([asked, *less])
     assert whole.allow and not any(one.allow for one in found)
+
+
+ODD: tuple[Any, ...] = (
+    *(None, True, False, 0, -1, 2, 0.19, 1e300, 2**53, "", "pass", "overridden", "fail", "sre", "high"),
+    *([], {}, ["sre"], [[]], [{}], [None], {"a": 1}, {"": ""}, [{"approved": "true", "expired": 0}]),
+    *('é"\\\n\x07', "\u2028", "\U0001d4b3", "promote", "break-glass", "prod", "dev"),
+)
+
+
+def broken(document: dict[str, Any], chance: random.Random) -> dict[str, Any]:
+    """Return a question with one to three of its parts taken away or changed into something odd."""
+    made: dict[str, Any] = json.loads(json.dumps(document))
+    for _ in range(chance.choice((1, 1, 2, 3))):
+        places: list[tuple[Any, Any]] = []
+        waiting: list[Any] = [made]
+        while waiting:
+            one = waiting.pop()
+            names = list(one) if isinstance(one, dict) else list(range(len(one)))
+            places += [(one, name) for name in names]
+            waiting += [one[name] for name in names if isinstance(one[name], (dict, list))]
+        if places:
+            holder, name = chance.choice(places)
+            if chance.random() < 0.2:
+                del holder[name]
+            else:
+                holder[name] = chance.choice(ODD)
+    return made
+
+
+async def test_broken_questions_are_decided_alike_and_without_an_error(make: Make) -> None:
+    chance = random.Random(7)
+    asked = [broken(chance.choice(table()).input, chance) for _ in range(150)]
+    engine = await make(read_policy(builtin_policy()).modules[0][1])
+    found = await engine.decide_all(asked)
+    embedded = await EmbeddedEngine(deadline=DEADLINE).decide_all(asked)
+    for question, one, other in zip(asked, found, embedded, strict=True):
+        assert said(one) == said(other), question
+    assert 0 < sum(one.allow for one in found) < len(found)
 
 
 # -- OPA over HTTP --------------------------------------------------------------------------------------

@@ -98,9 +98,16 @@ complete if {
 
 denials contains "the question is incomplete" if not complete
 
-denials contains "there is no such action" if not input.action in actions
+# Engines differ over `not` around an `in` whose left side is undefined: here it never is.
+denials contains "there is no such action" if {
+	complete
+	not input.action in actions
+}
 
-denials contains "there is no such environment" if not input.environment in environments
+denials contains "there is no such environment" if {
+	complete
+	not input.environment in environments
+}
 
 # -- who ----------------------------------------------------------------------------------------------
 
@@ -146,6 +153,7 @@ may if {
 }
 
 may if {
+	complete
 	input.action == "approve"
 	input.approvals.waived == false
 	count(input.approvals.groups) == 0
@@ -161,6 +169,7 @@ outside_directory if {
 givers contains one if some one in input.approvals.given
 
 approved if {
+	complete
 	input.approvals.waived == false
 	input.approvals.needed > 0
 	count(givers) >= input.approvals.needed
@@ -168,7 +177,9 @@ approved if {
 
 # -- when ---------------------------------------------------------------------------------------------
 
+# Counting what is no list is an error, not a deny: so nothing is counted before all of it is there.
 promoting if {
+	complete
 	input.action in {"promote", "flip"}
 	input.environment == "prod"
 }
