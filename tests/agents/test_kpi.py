@@ -9,16 +9,19 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
 from datetime import timedelta
-from typing import Any
+from typing import Any, cast
 
 import pytest
 import pytest_asyncio
 from aiohttp import web
 
+from cockpit.agents.roster import ROSTER
 from cockpit.backends.issues import GitHubIssues
 from cockpit.backends.metrics import PrometheusMetrics
 from cockpit.base.clock import SystemClock, parse_iso
-from cockpit.conductor.calls import CallResult
+from cockpit.conductor.calls import AgentCalls, CallResult
+from cockpit.conductor.kpis import measure_kpis
+from cockpit.conductor.phases import Phases
 from cockpit.journal.events import Released, RollbackStarted, StepStarted
 from cockpit.journal.events_work import IssueFiled, KpiMeasured
 from cockpit.journal.milestones import milestones
@@ -336,3 +339,49 @@ async def test_no_release_no_budget(out: Released_) -> None:
         result = await out.call("A54", op)
         assert result.status == "blocked" and "nothing is released yet" in result.reason
     assert json.dumps(out.asked) == "[]"
+
+
+# -- both, as a sitting has them done -----------------------------------------------------------------
+
+
+class Calls:
+    """Calls agents of a world for `Phases`."""
+
+    def __init__(self, world: World) -> None:
+        self._world = world
+
+    async def call(self, agent: str, name: str, phase: Any, op: Any, **more: Any) -> CallResult:
+        """Call one operation."""
+        return await self._world.call(agent, op, phase, **(more["params"] or {}))
+
+
+class Free:
+    """No HALT."""
+
+    epoch = 0
+
+    async def resumed(self) -> None:
+        """Go on."""
+
+
+def phases_of(out: Released_, listed: list[str]) -> Phases:
+    return Phases(ROSTER, listed, cast(AgentCalls, Calls(out.world)), out.world.recorder, Free())
+
+
+async def test_a_sitting_measures_and_leaves_the_report_in_the_run_folder(out: Released_) -> None:
+    phases = phases_of(out, ["A1", "A43", "A54", "A55"])
+    early = await measure_kpis(phases, out.world.run_dir, "v3.0.0")
+    assert {one.kind for one in early} == {"unreachable"} and len(early) == 2
+    out.figures["orders_total"] = (100.0, 50.0)
+    await out.promote()
+    await out.due()
+    found = await measure_kpis(phases, out.world.run_dir, "v3.0.0")
+    assert [one.kind for one in found] == ["gate"] and "orders" in found[0].text
+    stored = out.world.run_dir / "kpi" / "v3.0.0" / "+24h.json"
+    assert json.loads(stored.read_bytes()) == out.world.read("kpi/+24h.json")
+    assert len(out.issues.all()) == 1 and len(out.events(IssueFiled)) == 1
+
+
+async def test_nobody_to_measure_is_a_failure(out: Released_) -> None:
+    [found] = await measure_kpis(phases_of(out, ["A1"]), out.world.run_dir, "v3.0.0")
+    assert "nothing was measured" in found.text
