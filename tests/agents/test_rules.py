@@ -57,9 +57,10 @@ PARAMS: dict[str, dict[str, Any]] = {
         "budget": {"high": 0},
     },
     "unmeasured": {},
+    "external_statement": {"index": 0},
 }
 OURS = sorted(set(RULES) - {"canary_look"})
-NAMES = ["a", "input", "decision", "checks", "facts", "inventory", "trusted_root", "busy", "workers", "error"]
+NAMES = ["a", "input", "decision", "checks", "facts", "inventory", "trusted_root", "busy", "workers", "response", "error"]
 
 json_values = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=20),
