@@ -5,7 +5,7 @@ from __future__ import annotations
 from datetime import datetime
 from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from cockpit.plan.calendar import Calendar
 from cockpit.plan.checks import MetricCheck
@@ -168,13 +168,23 @@ class Repository(Strict):
 
 
 class Webhook(Strict):
-    """Where messages are posted, in which shape, and to whom: ONCALL, CAB, or the release's own channel."""
+    """Where messages are posted, in which shape, and to whom: ONCALL, CAB, or the release's own channel.
+
+    `secret` is, by kind: generic: the key of the signature; slack: the end of the address, put behind `url`;
+    alertmanager and cdevents: a bearer token; pager: the routing key, without which there is no pager.
+    """
 
     name: Name
     url: Url
     secret: SecretRef | None = None
     kind: Literal["generic", "slack", "alertmanager", "cdevents", "pager"] = "generic"
     audience: tuple[Literal["release", "oncall", "cab"], ...] = ("release", "oncall", "cab")
+
+    @model_validator(mode="after")
+    def _can_page(self) -> Webhook:
+        if self.kind == "pager" and self.secret is None:
+            raise ValueError("a pager needs `secret`: its routing key")
+        return self
 
 
 class Load(Strict):

@@ -34,12 +34,34 @@ def unfailable(plan: Plan) -> list[Problem]:
         problems += _opens(plan)
         if plan.calendar.soak is not None:
             problems += _soak(plan.calendar.soak)
+            if "P4" not in plan.phases:
+                problems.append(("calendar.soak", "without P4 nothing would be soaked", "add P4 to phases"))
     problems += _unique("services", [service.name for service in plan.services])
+    problems += _unique("targets.webhooks", [hook.name for hook in plan.targets.webhooks])
     problems += _unique("phases", plan.phases)
     problems += _unique("agents", plan.agents)
+    problems += _after_release(plan)
     if "P6" not in plan.phases:
         problems.append(("phases", "without P6, the release train, nothing would be released", "add P6"))
     return problems + _unique("required_gates", plan.required_gates)
+
+
+def _after_release(plan: Plan) -> list[Problem]:
+    """What would only be found missing when prod traffic has moved: flags in the canary, KPIs a day later."""
+    problems: list[Problem] = []
+    if "A55" in plan.agents:
+        right = "give it, or leave A55 out of the agents"
+        if plan.targets.flags is None:
+            problems.append(("targets.flags", "A55 has no flags to look at under the canary", right))
+        if not plan.ga_flags:
+            problems.append(("ga_flags", "A55 has no flag to look at under the canary", right))
+        if plan.auto_ramp_flags and not plan.pilot_tenants:
+            problems.append(("pilot_tenants", "flags ramp to pilot tenants alone, and there are none", right))
+    if plan.kpis is not None:
+        problems += _unique("kpis.items", [kpi.name for kpi in plan.kpis.items])
+    elif "A43" in plan.agents and "P8" in plan.phases:
+        problems.append(("kpis", "A43 has nothing to compare in P8", "declare KPIs, or leave P8 out"))
+    return problems
 
 
 def looks_in_bake(canary: Canary) -> int:

@@ -4,6 +4,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 import pytest
+from pydantic import ValidationError
 
 from cockpit.plan.model import Plan
 from cockpit.plan.refuse import unfailable
@@ -89,6 +90,16 @@ def test_outside_the_canary() -> None:
     targets = data()["targets"]
     targets["load"]["threshold"] = "p95_ms>=0"
     assert problems({"targets": targets}) == ["targets.load.threshold"]
+
+
+def test_webhooks_have_names_of_their_own_and_a_pager_its_key() -> None:
+    targets = data()["targets"]
+    [hook, *_] = targets["webhooks"]
+    targets["webhooks"] = [hook, {**hook, "url": "http://127.0.0.1:1/other"}]
+    assert problems({"targets": targets}) == ["targets.webhooks"]
+    targets["webhooks"] = [{"name": "pager", "url": "http://127.0.0.1:1", "kind": "pager"}]
+    with pytest.raises(ValidationError, match="routing key"):
+        problems({"targets": targets})
 
 
 def test_a_plan_that_releases_nothing_is_refused() -> None:
