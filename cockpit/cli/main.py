@@ -95,6 +95,9 @@ def parser() -> argparse.ArgumentParser:
     status = add("status", "status", "say where a run stands")
     _run_option(status)
     status.add_argument("--json", action="store_true", help="the whole state as JSON")
+    status.add_argument(
+        "--fallback", action="store_true", help="only the commands that abort this run by hand"
+    )
 
     follow = add("follow", "follow", "watch a run; with --control also steer it")
     _run_option(follow)
