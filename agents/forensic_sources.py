@@ -51,7 +51,7 @@ class Frozen:
     remark: str = ""
 
 
-Slots = Literal["any", "metrics"]
+Backend = Literal["cluster", "metrics", "run"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,8 +62,8 @@ class Source:
     path: str
     read: Callable[[Context], Awaitable[Frozen]]
     needed: bool = False
-    slots: Slots = "any"
-    """Which sources it takes turns with."""
+    backend: Backend = "cluster"
+    """Who is asked."""
 
 
 class NothingThere(Exception):
@@ -79,13 +79,15 @@ def sources_of(context: Context, pods: list[Object]) -> list[Source]:
     found = [
         Source(kind.plural, f"objects/{kind.plural}.json", _objects(kind), needed) for kind, needed in kinds
     ]
-    found.append(Source("journal head", "journal_head.json", _journal_head, needed=True))
+    found.append(Source("journal head", "journal_head.json", _journal_head, needed=True, backend="run"))
     texts = queries_for(context.plan.canary, context.plan.canary.bake, weight=context.plan.canary.steps[0])
     for risk in context.plan.risks:
         for number, trigger in enumerate(risk.triggers):
             texts[f"risk.{risk.id}.{number}"] = trigger.query
     found += [
-        Source(f"metric {name}", f"metrics/{_plain(name)}.json", _metric(text), needed=True, slots="metrics")
+        Source(
+            f"metric {name}", f"metrics/{_plain(name)}.json", _metric(text), needed=True, backend="metrics"
+        )
         for name, text in sorted(texts.items())
     ]
     found += [_log_source(pod, container) for pod, container in _containers(pods)]

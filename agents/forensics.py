@@ -17,7 +17,7 @@ from cockpit.agentkit.context import BackendMissing, Context
 from cockpit.agents.common import blocked, judge, query, reason_of, recorded, vouch
 from cockpit.agents.forensic_sources import Frozen, NothingThere, Source, pods_of, sources_of
 from cockpit.agents.incident_record import FOLDER, asked_of, identifier
-from cockpit.base.errors import CockpitError
+from cockpit.base.errors import BackendUnreachable, CockpitError
 from cockpit.base.files import sha256_file, sha256_hex
 from cockpit.base.text import visible
 from cockpit.base.threads import BoundedThreads
@@ -29,10 +29,12 @@ MAX_TOTAL = 64 << 20
 """Bytes of one capture; what comes after is absent."""
 _AT_ONCE = 8
 _METRICS_AT_ONCE = 2
-_SOURCE_WITHIN = 10.0
+_SOURCE_WITHIN = 5.0
 """Seconds one source has."""
-_ALL_WITHIN = 40.0
+_ALL_WITHIN = 30.0
 """Seconds a capture has; a source that did not begin by then is absent."""
+_GIVE_UP_AFTER = 2
+"""A back end that did not answer so often in a row is not asked any more."""
 
 Moment = Literal["stop", "after", "drill"]
 Row = dict[str, Any]
@@ -139,14 +141,16 @@ async def _capture(context: Context, incident: str, moment: Moment) -> Row:
     """Freeze every source, several at a time; never raises for what a source does."""
     began, started = context.now(), context.clock.monotonic()
     # An abort asks the metrics at the same time: a few of their connections are left to it.
-    slots = {"any": asyncio.Semaphore(_AT_ONCE), "metrics": asyncio.Semaphore(_METRICS_AT_ONCE)}
+    asked = {"cluster": _Asked(_AT_ONCE), "metrics": _Asked(_METRICS_AT_ONCE), "run": _Asked(1)}
     total = _Total()
+    folder = f"{FORENSICS}/{incident}/{moment}"
     pods = await _within(pods_of(context), [])
 
     async def one(source: Source) -> Row:
-        async with slots[source.slots]:
+        backend = asked[source.backend]
+        async with backend.slots:
             left = _ALL_WITHIN - (context.clock.monotonic() - started)
-            return await _freeze(context, source, f"{FORENSICS}/{incident}/{moment}", total, left)
+            return await _freeze(context, source, folder, total, left, backend)
 
     async with asyncio.TaskGroup() as group:
         tasks = [group.create_task(one(source)) for source in sources_of(context, pods)]
@@ -162,6 +166,14 @@ async def _capture(context: Context, incident: str, moment: Moment) -> Row:
     }
 
 
+class _Asked:
+    """A back end that is asked: how many questions at once, and how many in a row it has not answered."""
+
+    def __init__(self, at_once: int) -> None:
+        self.slots = asyncio.Semaphore(at_once)
+        self.silent = 0
+
+
 class _Total:
     """Bytes kept so far."""
 
@@ -169,7 +181,9 @@ class _Total:
         self.bytes = 0
 
 
-async def _freeze(context: Context, source: Source, folder: str, total: _Total, left: float) -> Row:
+async def _freeze(
+    context: Context, source: Source, folder: str, total: _Total, left: float, backend: _Asked
+) -> Row:
     row: Row = {
         "name": source.name,
         "needed": source.needed,
@@ -183,15 +197,20 @@ async def _freeze(context: Context, source: Source, folder: str, total: _Total, 
     }
     if left <= 0:
         return {**row, "reason": f"not begun within {_ALL_WITHIN:g} s"}
+    if backend.silent >= _GIVE_UP_AFTER:
+        return {**row, "reason": f"not asked: {backend.silent} questions before it had no answer"}
     began = context.clock.monotonic()
     try:
         async with asyncio.timeout(min(_SOURCE_WITHIN, left)):
             frozen = await source.read(context)
+        backend.silent = 0
     except TimeoutError:
+        backend.silent += 1
         return {**row, "reason": f"no answer within {min(_SOURCE_WITHIN, left):.1f} s"}
     except NothingThere as nothing:
         return {**row, "reason": visible(str(nothing), limit=300)}
     except CockpitError as error:
+        backend.silent = backend.silent + 1 if isinstance(error, BackendUnreachable) else 0
         return {**row, "reason": visible(str(error), limit=300)}
     except (ValueError, KeyError, TypeError, OSError) as error:
         return {**row, "reason": visible(f"{type(error).__name__}: {error}", limit=300)}

@@ -61,6 +61,14 @@ class RiskOfficer(ReadOnlyAgent):
         }
         artifact = write_json(context, register_path(context), document)
         opened = [row["id"] for row in rows if row["state"] == "open"]
+        if context.step and reasons and all(row["untold"] for row in (*rows, *exceptions) if row["stops"]):
+            # Before the canary what is not known is a no-go; under it, it is no breach either (gates.md).
+            return Outcome(
+                "blocked",
+                visible(f"risk triggers give no data: {'; '.join(reasons)}", limit=2000),
+                "look at the metrics back end, then run VERIFY again",
+                artifacts=(artifact,),
+            )
         if reasons:
             return Outcome(
                 "fail",
@@ -120,6 +128,7 @@ async def _risk(context: Context, risk: Risk) -> dict[str, Any]:
         "state": state,
         "reason": reason,
         "stops": state == "open" and rated == "high",
+        "untold": bool(unknown) and not fired,
         "mitigations": list(risk.mitigations),
         "rollback": risk.rollback,
         "triggers": measured,
@@ -194,4 +203,5 @@ def _exception(context: Context, one: Any) -> dict[str, Any]:
         "expires": expires.isoformat(),
         "approved_by": one.approved_by,
         "stops": bool(reason),
+        "untold": False,
     }

@@ -19,6 +19,7 @@ from cockpit.conductor.control import Act
 from cockpit.conductor.decider import Decider
 from cockpit.conductor.desks import Desks
 from cockpit.conductor.effects import EffectsGate
+from cockpit.conductor.gatekeeper import ReleaseGatekeeper
 from cockpit.conductor.hardstop import HardStop
 from cockpit.conductor.hooks import Hooks
 from cockpit.conductor.people import People
@@ -66,6 +67,7 @@ class Core:
     effects: EffectsGate
     people: People
     phases: Phases
+    gatekeeper: ReleaseGatekeeper
     timetable: Timetable
     closed: Closed
     handles: Handles
@@ -121,6 +123,7 @@ class Surroundings:
             due=self._due,
             stages=self._stages.run,
             allowed=self._permission.before_step,
+            baking=core.gatekeeper.watch_risks,
             advanced=self._ramp,
             aborted=self._flags_back,
             hard_stop=self._stop,

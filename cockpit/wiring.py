@@ -175,6 +175,7 @@ def wire(
         effects=effects,
         people=people,
         phases=phases,
+        gatekeeper=gatekeeper,
         timetable=timetable,
         closed=closed,
         handles=backends.handles,

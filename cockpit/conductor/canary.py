@@ -8,10 +8,10 @@ promotion early is raised: `Breach` for a failed look, `Inconclusive` for one th
 from __future__ import annotations
 
 from bisect import bisect_right
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Coroutine
 from dataclasses import dataclass
 from functools import partial
-from typing import Protocol, TypeVar
+from typing import Any, Protocol, TypeVar
 
 from cockpit.base.clock import Clock
 from cockpit.base.errors import BackendError, BackendUnreachable, CockpitError, Conflict, EffectRefused
@@ -58,6 +58,10 @@ class Gatekeeper(Protocol):
         ...
 
 
+async def _nothing_else(_: int) -> None:
+    return None
+
+
 @dataclass(frozen=True, slots=True)
 class Wiring:
     """What a promotion works with."""
@@ -80,6 +84,8 @@ class Wiring:
     """What goes along with a step that advanced (flags, messages); raises nothing."""
     closed: Callable[[], str]
     """Why prod must not be promoted now: the window, a freeze."""
+    watch: Callable[[int], Coroutine[Any, Any, None]] = _nothing_else
+    """What else is watched while a step bakes (the risk triggers); raises what ends the step."""
 
 
 class Promotion:
@@ -211,7 +217,8 @@ class Promotion:
             await self._observe(weight)
         await self._stage(step, "bake")
         bake = Bake(self._w.analyst, self._canary, self._w.clock, self._w.recorder, step, self._w.bake)
-        await bake.until_passed()
+        async with alongside(self._w.watch(step)):
+            await bake.until_passed()
         # The agents judge what has baked; a breach in the meantime still ends the step.
         async with alongside(self._guard(step)):
             await self._w.gatekeeper.under_step(step)

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from cockpit.base.clock import Clock
 from cockpit.conductor.bake import Breach, Inconclusive
 from cockpit.conductor.dag import DEPENDS
+from cockpit.conductor.calls import CallResult
 from cockpit.conductor.phases import Failure, Phases, RosterInfo, failures_of, owed_failures
 from cockpit.conductor.recorder import Recorder
 from cockpit.journal.events import GoNoGoComputed, RequiredGates
@@ -17,6 +18,9 @@ from cockpit.verdicts.approvals import GlassFacts, glass_facts
 from cockpit.verdicts.gates import GateFacts, evaluate_required, owing_of
 from cockpit.verdicts.gonogo import compute
 
+_RISKS = "A4"
+_RISK_LOOKS = 4
+"""How often the risk triggers are judged in the course of a bake, at most once an interval."""
 _PROMOTION_PHASES = ("P0", "P1", "P2", "P3", "P4", "P5", "P6")
 
 
@@ -103,7 +107,11 @@ class ReleaseGatekeeper:
         )
 
     async def under_step(self, step: int) -> None:
-        """Have the canary-phase agents verify; raises Breach for what failed, Inconclusive for the untold."""
+        """Have the canary-phase agents verify; raises Breach for what failed, Inconclusive for the untold.
+
+        A risk trigger that fired is a critical breach, and its gate says which risk (`risk_trigger:R-…`): it
+        has held for its own time, so nothing is gained by another look.
+        """
         failures: list[Failure] = []
         for info in self._phases.agents("canary"):
             weight = self._plan.canary.steps[step - 1]
@@ -111,6 +119,8 @@ class ReleaseGatekeeper:
             found = failures_of(result) or owed_failures(info, result)
             glass = self._glass().overridden
             failures += [one for one in found if one.gate not in glass]
+            if info.id == _RISKS:
+                self._no_trigger(step, result, found)
         judged_bad = [failure.text for failure in failures if failure.kind == "gate"]
         if judged_bad:
             raise Breach(f"under step {step}: {'; '.join(judged_bad)}", gate="slo")
@@ -118,6 +128,32 @@ class ReleaseGatekeeper:
             raise Inconclusive(
                 f"under step {step}: {'; '.join(failure.text for failure in failures)}", agents=True
             )
+
+    async def watch_risks(self, step: int) -> None:
+        """Have the risk triggers judged while a step bakes, a few times in its length; raises Breach.
+
+        That one cannot be told is no matter here: the step's end asks again. Runs until it is cancelled.
+        """
+        info = self._phases.find(_RISKS)
+        if info is None or "canary" not in info.phases:
+            return
+        canary = self._plan.canary
+        params = {"step": step, "weight": canary.steps[step - 1]}
+        while True:
+            await self._clock.sleep(max(canary.interval, canary.bake / _RISK_LOOKS))
+            result = await self._phases.op("P6", info, "VERIFY", params=params)
+            self._no_trigger(step, result, failures_of(result))
+
+    def _no_trigger(self, step: int, result: CallResult, found: Sequence[Failure]) -> None:
+        """Raise the Breach of what the Risk Officer judged bad, named for the risks whose triggers fired."""
+        bad = [failure.text for failure in found if failure.kind == "gate"]
+        if not bad:
+            return
+        risks = self._recorder.state().risks if result.response is not None else ()
+        # Before the step no high risk was open, or it would not have begun: a trigger has opened these.
+        opened = [risk.id for risk in risks if risk.state == "open" and risk.rating == "high"]
+        gate = f"risk_trigger:{','.join(opened)}" if opened else "risk"
+        raise Breach(f"under step {step}: {'; '.join(bad)}", gate=gate, critical=bool(opened))
 
 
 def reduced_reasons(plan: Plan, roster_gates: Sequence[str], owing: dict[str, tuple[str, ...]]) -> list[str]:

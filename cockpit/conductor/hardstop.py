@@ -46,7 +46,7 @@ HARD_STOP_AGENTS = frozenset({_COMMANDER, _SCRIBE, _COMMS, _SCHEDULER})
 _CALL_WITHIN = 60.0
 _STAGE_WITHIN = 150.0
 _READ_WITHIN = 30.0
-_FREEZE_AFTER_ABORT = 20.0
+_FREEZE_AFTER_ABORT = 8.0
 """Seconds the capture at the moment of the stop may go on when the abort has ended."""
 _ASKED_FOR = frozenset({"manual", "halt", "signal"})
 

@@ -47,6 +47,8 @@ class Hooks:
     """Before the promotion pack: dev and stage take the same digests; returns what failed there."""
     allowed: Callable[[int], Awaitable[None]] = _no_step
     """Before a step moves traffic: approvals, policy, a request to promote."""
+    baking: Callable[[int], Coroutine[Any, Any, None]] = _no_step
+    """Beside a step's bake: watches what else must not happen (risk triggers); raises a breach."""
     advanced: Callable[[int], Awaitable[None]] = _no_step
     """After a step advanced: flags ramp, messages go out. Trouble with it never holds the release up."""
     aborted: Callable[[], Awaitable[None]] = _no_more

@@ -112,6 +112,7 @@ class Release:
                 before=parts.hooks.allowed,
                 after=self._advanced,
                 closed=parts.hooks.closed,
+                watch=parts.hooks.baking,
             )
         )
         self._from = Progress()

@@ -52,7 +52,7 @@ async def forge(world: World) -> AsyncIterator[IssuesServer]:
             "deadline": "1s",
         }
         client = GitHubIssues(
-            server.url, server.repository, server.token, clock=world.clock, deadline=1.0, max_wait=0.1
+            server.url, server.repository, server.token, clock=world.clock, deadline=5.0, max_wait=0.1
         )
         world.handles = replace(world.handles, issues=client)
         yield server

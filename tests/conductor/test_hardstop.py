@@ -97,7 +97,7 @@ async def stopped(tmp_path: Path) -> AsyncIterator[Stopped]:
             "repository": forge.repository,
             "token": "file:secret",
         }
-        client = GitHubIssues(forge.url, forge.repository, forge.token, clock=world.clock, deadline=1.0)
+        client = GitHubIssues(forge.url, forge.repository, forge.token, clock=world.clock, deadline=5.0)
         world.handles = replace(world.handles, issues=client)
         plan = world.plan
         gate = EffectsGate(
