@@ -66,6 +66,7 @@ class Issuer:
             "issuer": self.url,
             "authorization_endpoint": f"{base}/auth",
             "token_endpoint": f"{base}/token",
+            "device_authorization_endpoint": f"{base}/device_authorization",
             "jwks_uri": f"{base}/keys",
             "response_types_supported": ["code", "id_token"],
             "subject_types_supported": ["public"],

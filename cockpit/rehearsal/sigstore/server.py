@@ -14,6 +14,7 @@ from aiohttp import web
 from cryptography.hazmat.primitives.serialization import Encoding
 
 from cockpit.rehearsal.sigstore.ca import CertificateAuthority, RequestRefused
+from cockpit.rehearsal.sigstore.device import GRANT, DeviceGrants
 from cockpit.rehearsal.sigstore.faulty import FAULTS, Fault, FaultyService
 from cockpit.rehearsal.sigstore.log import EntryRefused, TransparencyLog
 from cockpit.rehearsal.sigstore.oidc import AUDIENCE, LIFETIME, Issuer, TokenRefused
@@ -40,12 +41,14 @@ class SigstoreServer:
         *,
         token_secret: str | None = None,
         origin: str = "log.rehearsal.invalid",
+        device: DeviceGrants | None = None,
     ) -> None:
         self._issuer_name = issuer
         self.token_secret = token_secret or secrets.token_urlsafe(24)
         self._people: dict[str, str] = {}
         self.log = TransparencyLog(origin)
         self._tsa = TimestampAuthority()
+        self._device = device or DeviceGrants()
         self._issuer: Issuer | None = None
         self._authority: CertificateAuthority | None = None
         self._trust: Trust | None = None
@@ -55,6 +58,8 @@ class SigstoreServer:
                     web.get("/.well-known/openid-configuration", self._discovery),
                     web.get("/keys", self._keys),
                     web.post("/token", self._token),
+                    web.post("/device_authorization", self._begin_device),
+                    web.post("/device", self._decide_device),
                 ]
             ),
             "fulcio": FaultyService(
@@ -148,7 +153,37 @@ class SigstoreServer:
     async def _keys(self, _: web.Request) -> web.Response:
         return web.json_response(_started(self._issuer).keys())
 
+    async def _begin_device(self, request: web.Request) -> web.Response:
+        client_id = (await request.post()).get("client_id")
+        if not isinstance(client_id, str) or not client_id:
+            return web.json_response({"error": "invalid_client"}, status=401)
+        return web.json_response(self._device.begin(client_id, self.url("oidc")))
+
+    async def _decide_device(self, request: web.Request) -> web.Response:
+        """Take what a person would do in the browser: log in as `sub` for a code, or deny it."""
+        given = request.headers.get("Authorization", "")
+        if not _bears(given, self.token_secret):
+            return _problem(401, "a bearer secret is needed")
+        body = await _json(request)
+        code, sub = str(body.get("user_code", "")), str(body.get("sub", ""))
+        if not self._device.decide(code, sub, allow=body.get("allow") is True):
+            return _problem(404, "no such code waits")
+        return web.json_response({})
+
+    async def _device_token(self, request: web.Request) -> web.Response:
+        form = await request.post()
+        if form.get("grant_type") != GRANT:
+            return web.json_response({"error": "unsupported_grant_type"}, status=400)
+        client_id = str(form.get("client_id", ""))
+        sub, error = self._device.poll(str(form.get("device_code", "")), client_id)
+        if error:
+            return web.json_response({"error": error}, status=400)
+        token = self.token(sub, audience=client_id)
+        return web.json_response({"id_token": token, "token_type": "Bearer", "expires_in": 600})
+
     async def _token(self, request: web.Request) -> web.Response:
+        if request.content_type == "application/x-www-form-urlencoded":
+            return await self._device_token(request)
         given = request.headers.get("Authorization", "")
         person = next((who for secret, who in self._people.items() if _bears(given, secret)), "")
         if not person and not _bears(given, self.token_secret):
