@@ -318,8 +318,6 @@ async def _changes(context: Context) -> tuple[list[release_notes.Change], tuple[
 
 
 async def _migrations(context: Context) -> list[str]:
-    """Return the migration files that came with this release, by the folders called `migrations`."""
     target = context.plan.targets.repository
-    before = set(await context.forge.list_at(target.from_ref))
-    after = await context.forge.list_at(target.to_ref)
-    return [path for path in after if path not in before and "migrations" in path.split("/")[:-1]]
+    before, after = [await context.forge.list_at(ref) for ref in (target.from_ref, target.to_ref)]
+    return release_notes.new_migrations(before, after)

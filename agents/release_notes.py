@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Literal
 
@@ -53,6 +54,12 @@ def read(commit: Commit) -> Change:
         known_issues=tuple(_KNOWN.findall(commit.body)),
         pull_request=next(filter(None, pull.groups()), "") if pull is not None else "",
     )
+
+
+def new_migrations(before: Iterable[str], after: Iterable[str]) -> list[str]:
+    """Return the migration files that came with a release, by the folders called `migrations`."""
+    known = set(before)
+    return [path for path in after if path not in known and "migrations" in path.split("/")[:-1]]
 
 
 def needed_bump(changes: list[Change]) -> Bump:
