@@ -38,11 +38,13 @@ from cockpit.journal.heads import RunKey, write_public_key
 from cockpit.journal.reader import JOURNAL_NAME
 from cockpit.journal.writer import JournalWriter
 from cockpit.plan.load import LoadedPlan, load_plan, parse_plan
+from cockpit.plan.model import Plan
 from cockpit.supervisor import EXIT, HEARTBEAT
 from cockpit.telemetry import Outlets, Telemetry, observed
 from cockpit.wiring import Wired, backends_of, opened, reopened, undo_reason, wire
 
 RELEASE_NOTES = "release_notes.md"
+FALLBACK = "fallback.txt"
 _RUN_KEY = "run.key"
 _BEAT = 0.5
 _STOPPED_HARD = 75
@@ -262,6 +264,8 @@ class _Run:
                 self._recorder.note(Noted(level="error", text=cause_text(error)))
         stack.enter_context(_Signals(wired.people, signalled))
         await stack.enter_async_context(alongside(_beat(self._run_dir, control, self._clock)))
+        keeping = _keep_fallback(self._run_dir, self._loaded.plan, self._recorder, self._clock)
+        await stack.enter_async_context(alongside(keeping))
         stack.push_async_callback(wired.attention.finish)
         await stack.enter_async_context(alongside(wired.attention.run()))
         return wired
@@ -340,6 +344,21 @@ async def _beat(run_dir: Path, control: ControlServer, clock: Clock) -> None:
             control.take_halt_request()
         except OSError:
             pass  # a disk that fails must not end what can still abort
+        await clock.sleep(_BEAT)
+
+
+async def _keep_fallback(run_dir: Path, plan: Plan, recorder: Recorder, clock: Clock) -> None:
+    """Keep the commands an abort is done by hand with where people find them when we are the problem."""
+    known: dict[str, str] | None = None
+    while True:
+        canary = recorder.state().canary
+        if canary.stable_images != known:
+            known = dict(canary.stable_images)
+            commands = fallback(plan, Stable(dict(canary.stable_replicas), known))
+            try:
+                write_private(run_dir / FALLBACK, ("\n".join(commands) + "\n").encode())
+            except OSError:
+                known = None  # tried again
         await clock.sleep(_BEAT)
 
 

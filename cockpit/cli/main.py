@@ -90,6 +90,9 @@ def parser() -> argparse.ArgumentParser:
     )
     run.add_argument("--resume", action="store_true", help="take up a run whose conductor was lost")
     run.add_argument("--run", type=Path, metavar="DIR", help="the run to resume, or to go on with")
+    run.add_argument(
+        "--preview", action="store_true", help="only say what the run would do, and what is in the release"
+    )
     _run_flags(run)
 
     status = add("status", "status", "say where a run stands")
@@ -118,6 +121,39 @@ def parser() -> argparse.ArgumentParser:
     promote.add_argument(
         "--file", type=Path, metavar="JSON", help="the Promote v2 to send (default: what the run's plan says)"
     )
+
+    approve = add("approve", "approve", "sign an approval or rejection of what a run asks")
+    approve.add_argument("request", nargs="?", default="", metavar="REQUEST", help="default: what waits")
+    _run_option(approve)
+    approve.add_argument("--list", action="store_true", help="say what was asked and what became of it")
+    approve.add_argument("--reject", action="store_true", help="say no; it binds")
+    approve.add_argument(
+        "--request",
+        dest="carried",
+        type=Path,
+        metavar="FILE",
+        help="a request carried from the run's machine",
+    )
+    approve.add_argument("--out", type=Path, metavar="FILE", help="write the statement instead of sending it")
+    approve.add_argument("--bundle", type=Path, metavar="FILE", help="hand in a statement signed elsewhere")
+    _signer_flags(approve)
+
+    glass = add("break-glass", "breakglass", "override a failed phase gate, signed and for a while")
+    glass.add_argument("gate", metavar="GATE", help="a phase gate the plan lists as overridable")
+    _run_option(glass)
+    _signer_flags(glass)
+
+    factor = add("step-up", "stepup", "show a second factor to a run, before an approval that needs it")
+    factor.add_argument(
+        "code", nargs="?", default="", metavar="CODE", help="a one-time password (default: it is asked for)"
+    )
+    _run_option(factor)
+    _signer_flags(factor)
+
+    kpi = add("kpi", "kpi", "compare a release's KPIs with their baseline, a day after it")
+    kpi.add_argument("plan", type=Path, metavar="PLAN", help="path of the run's release.yaml")
+    _run_option(kpi)
+    kpi.add_argument("--format", choices=("text", "jsonl"), default="text")
 
     replay = add("replay", "replay", "replay a recording in the cockpit's screens")
     replay.add_argument("recording", type=Path, metavar="RECORDING", help="a run folder")
@@ -187,6 +223,21 @@ def _run_flags(command: argparse.ArgumentParser) -> None:
 
 def _screen_flags(command: argparse.ArgumentParser) -> None:
     command.add_argument("--ascii", action="store_true", help="draw with ASCII only")
+
+
+def _signer_flags(command: argparse.ArgumentParser) -> None:
+    command.add_argument("--reason", default="", metavar="TEXT", help="why; it is part of what is signed")
+    command.add_argument("--as", dest="person", default="", metavar="PERSON", help="who of the plan you are")
+    command.add_argument("--plan", type=Path, metavar="PLAN", help="the run's plan, where it lies elsewhere")
+    command.add_argument("--device", action="store_true", help="log in with a code in any browser")
+    command.add_argument(
+        "--token-url", default="", metavar="URL", help="where an identity token is asked for"
+    )
+    command.add_argument(
+        "--token-secret", default="", metavar="REF", help="its secret: env:NAME or file:PATH"
+    )
+    command.add_argument("--trust-config", type=Path, metavar="FILE", help="default: the plan's")
+    command.add_argument("--yes", action="store_true", help="do not ask again at a terminal")
 
 
 def _run_option(command: argparse.ArgumentParser) -> None:
