@@ -33,7 +33,7 @@ _REASONS = {
     "flip": "the release carries all traffic and looks well; its flags may go on",
     "break-glass": "looked at the denied Deployment with the one who asks; it may go out",
 }
-_NO = "search relevance of this release was not shown to product; it must not go out"
+_NO = "a dependency of reports still waits for its security review; it must not go out"
 _EMERGENCY = "the ingest backlog endangers a customer's deadline; the denial is understood and bounded"
 
 
@@ -149,6 +149,7 @@ class People:
         return {
             **os.environ,
             "COCKPIT_OPERATOR": person.id,
+            "COCKPIT_TOKEN_SECRET": f"file:{self._folder / person.secret}",
         }
 
     def _note(self, who: str, command: Sequence[str], outcome: str) -> None:
