@@ -26,6 +26,9 @@ from cockpit.verdicts.rules.reading import Trouble
 PROBES = ("cockpit-probe-1", "cockpit-probe-2", "cockpit-probe-3")
 """Tenants that do not exist: they stand for everybody who is no pilot tenant."""
 
+SAMPLE = tuple(f"cockpit-probe-{number}" for number in range(1, 101))
+"""Tenants a share is measured with."""
+
 DRILL_FLAG = "release-cockpit-kill-switch-drill"
 """The flag of the kill-switch drill: no code asks for it, so that switching it concerns nobody."""
 

@@ -16,6 +16,7 @@ from cockpit.agents.common import blocked, fail_unmeasured, judge, query, reason
 from cockpit.agents.flag_audit import Audit
 from cockpit.agents.flag_changes import (
     PROBES,
+    SAMPLE,
     Refused,
     change,
     drill,
@@ -261,12 +262,14 @@ def _refusal(flags: list[str]) -> str:
 async def _judged(context: Context, audit: Audit) -> GateVerdict:
     """Ask about every flag and judge; a flag this release has not set is held to its own definition."""
     file = await context.flags.read()
-    flags, answers, queries = {}, {"catalogue": file.text.encode()}, {}
+    flags: dict[str, dict[str, Any]] = {}
+    answers, queries = {"catalogue": file.text.encode()}, {}
     queries["catalogue"] = query(context, "the flag definitions", "kubernetes", samples=1)
     for flag in context.plan.ga_flags:
         scope = audit.scope_set(flag) or _defined(file.text, flag)
         on, off = tenants_of(scope, context.plan.pilot_tenants) if scope else ((), PROBES)
-        rows = await context.flags.evaluate(flag, (*on, *off))
+        sampled = SAMPLE if scope is not None and scope.kind == "share" else ()
+        rows = await context.flags.evaluate(flag, (*on, *off, *sampled))
         answers[f"seen.{flag}"] = json.dumps(
             {
                 "rows": [
@@ -280,6 +283,8 @@ async def _judged(context: Context, audit: Audit) -> GateVerdict:
         queries[f"seen.{flag}"] = query(context, text, "http", samples=len(rows))
         shown = audit.scope_set(flag) not in (None, OFF, audit.original(flag))
         flags[flag] = {"scope": str(scope), "on": list(on), "off": list(off), "shown": shown}
+        if scope is not None and sampled:
+            flags[flag] |= {"sampled": list(sampled), "percent": scope.percent}
     answers["proof"] = json.dumps(_proof(context), sort_keys=True).encode()
     queries["proof"] = query(context, f"verdicts of {' and '.join(PROVING)}", "journal")
     params: dict[str, Any] = {"flags": flags, "now": context.clock.now().timestamp()}

@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 import pytest_asyncio
+from aiohttp import web
 
 from cockpit.agents.flag_changes import DRILL_FLAG, PROBES
 from cockpit.backends.cluster import KubernetesCluster
@@ -31,7 +32,7 @@ from cockpit.verdicts.flag_definitions import (
     with_scope,
     write_catalogue,
 )
-from tests.agents.support import World, recomputed
+from tests.agents.support import Service, World, recomputed
 
 SPACE, NAME = "intelgraph", "flags"
 FLAGS = ("search", "realtime")
@@ -352,6 +353,40 @@ async def test_somebody_who_sees_a_flag_they_must_not_fails_the_gate(flagged: Fl
     verdict = await flagged.judged(step=1)
     assert verdict.details.outcome == "fail" and "t1, t2 does not see it" in verdict.details.reason
     recomputed(flagged.world)
+
+
+async def test_a_flag_shown_to_a_share_before_the_release_is_measured_by_a_sample(flagged: Flagged) -> None:
+    share = Scope("share", (), 30)
+    await flagged.edit("search", partial(with_scope, scope=share))
+    verdict = await settled(flagged)
+    assert verdict.verdict == "pass" and "search 30%" in verdict.details.reason
+    assert verdict.metrics["tenants_asked"] == 100 + len(PROBES) + 2
+    # Whoever evaluates otherwise than the definitions say is found out.
+    await flagged.server.stop()
+    everybody = Service(lambda request: sees(request.path.rpartition("/")[2]))
+    async with everybody.running():
+        other = ConfigMapFlags(
+            KubernetesCluster(flagged.kube.url, "conductor", SPACE),
+            configmap=NAME,
+            key="flags.json",
+            evaluate_url=everybody.url,
+        )
+        flagged.world.handles = replace(flagged.world.handles, flags=other)
+        verdict = await flagged.judged(step=1)
+        await other.close()
+    assert verdict.details.outcome == "fail" and "100 of 100 sampled tenants see it" in verdict.details.reason
+    recomputed(flagged.world)
+
+
+async def sees(flag: str) -> web.StreamResponse:
+    return web.json_response({"key": flag, "value": True, "variant": "on", "reason": "STATIC"})
+
+
+async def settled(flagged: Flagged) -> GateVerdict:
+    async with asyncio.timeout(10):
+        while (verdict := await flagged.judged(step=1)).verdict != "pass":  # noqa: ASYNC110 - it tells nobody
+            await asyncio.sleep(0.02)
+    return verdict
 
 
 @pytest.mark.parametrize("fault", ["error", "refuse"])

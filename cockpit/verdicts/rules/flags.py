@@ -16,15 +16,19 @@ from cockpit.verdicts.rules.reading import Trouble, document, never_raises, raw_
 PROVING = ("A13", "A39")
 """Whose verdicts prove a flag's dashboards and alerts: by a metric `flag_<name>` that is true."""
 
+_DEVIATIONS = 4
+"""Standard deviations by which a sample of tenants may miss a share."""
+
 
 @never_raises
 def flag_scopes(answers: Mapping[str, bytes], params: Mapping[str, Any]) -> Judgement:
     """Judge each flag of `params["flags"]`: who must see it, who must not, and whether it may be shown.
 
     A flag has `scope` (words), `on` and `off` (tenants) and `shown` (whether it was shown to anybody by this
-    release). Answers: `catalogue` (the definitions), `seen.<flag>` (`rows` of tenant, status and body),
-    `proof` (`verdicts` of PROVING and a `waiver`) and, where `params["kill_bound_ms"]` is given, `drill`.
-    `params["now"]` is in Unix seconds.
+    release); one shown to a share has `sampled`, tenants of whom about `percent` must see it. Answers:
+    `catalogue` (the definitions), `seen.<flag>` (`rows` of tenant, status and body), `proof` (`verdicts` of
+    PROVING and a `waiver`) and, where `params["kill_bound_ms"]` is given, `drill`. `params["now"]` is in Unix
+    seconds.
     """
     flags: Mapping[str, Mapping[str, Any]] = params["flags"]
     metrics: Metrics = {"flags": len(flags), "tenants_asked": 0, "wrong": None}
@@ -78,9 +82,17 @@ def _wrong(answers: Mapping[str, bytes], name: str, flag: Mapping[str, Any], met
         raise Trouble("provider_error", f"seen.{name}: has no rows")
     seen = {str(row["tenant"]): value_of(row["status"], row["body"], name) for row in rows}
     metrics["tenants_asked"] = int(metrics["tenants_asked"] or 0) + len(seen)
-    if not flag["on"] and not flag["off"]:
+    sampled = list(flag.get("sampled", []))
+    if not flag["on"] and not flag["off"] and not sampled:
         raise Trouble("fail", f"{name}: nobody was asked what they see")
     found = []
+    if sampled:
+        if any(tenant not in seen for tenant in sampled):
+            raise Trouble("no_data", f"{name}: not everybody of the sample was asked")
+        share, count = float(flag["percent"]) / 100, len(sampled)
+        inside = sum(seen[tenant] for tenant in sampled)
+        if abs(inside - share * count) > _DEVIATIONS * math.sqrt(count * share * (1 - share)) + 1:
+            found.append(f"{name} ({flag['scope']}): {inside} of {count} sampled tenants see it")
     for wanted, tenants in ((True, flag["on"]), (False, flag["off"])):
         missing = [tenant for tenant in tenants if tenant not in seen]
         if missing:
