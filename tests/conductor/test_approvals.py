@@ -121,25 +121,7 @@ class Room:
 
     async def failed(self, gate: str = "perf") -> None:
         """Record a failed verdict."""
-        await self.recorder.record(
-            GateJudged(
-                gate="perf",
-                phase_gate=gate,
-                agent="A26",
-                phase="P1",
-                env="prod",
-                verdict="fail",
-                outcome="fail",
-                reason="too little",
-                metrics={},
-                thresholds=[],
-                images={"web": "sha256:" + "a" * 64},
-                plan_sha256=PLAN,
-                valid_s=3600,
-                verdict_blob="",
-                step=0,
-            )
-        )
+        await self.recorder.record(verdict_failed(gate))
 
     async def breaks(self, who: str = "ann", gate: str = "perf", **changes: Any) -> str:
         """Have somebody break the glass."""
@@ -163,6 +145,27 @@ class Room:
         )
         statement = glass_statement(said, {"web": "sha256:" + "a" * 64})
         return await sign(self.server, f"{who}@example.org", statement)
+
+
+def verdict_failed(gate: str, plan_sha256: str = PLAN) -> GateJudged:
+    """Return a failed verdict on a phase gate."""
+    return GateJudged(
+        gate="perf",
+        phase_gate=gate,
+        agent="A26",
+        phase="P1",
+        env="prod",
+        verdict="fail",
+        outcome="fail",
+        reason="too little",
+        metrics={},
+        thresholds=[],
+        images={"web": "sha256:" + "a" * 64},
+        plan_sha256=plan_sha256,
+        valid_s=3600,
+        verdict_blob="",
+        step=0,
+    )
 
 
 def desks_of(
