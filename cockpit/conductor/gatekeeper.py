@@ -6,8 +6,8 @@ from collections.abc import Sequence
 
 from cockpit.base.clock import Clock
 from cockpit.conductor.bake import Breach, Inconclusive
-from cockpit.conductor.dag import DEPENDS
 from cockpit.conductor.calls import CallResult
+from cockpit.conductor.dag import DEPENDS
 from cockpit.conductor.phases import Failure, Phases, RosterInfo, failures_of, owed_failures
 from cockpit.conductor.recorder import Recorder
 from cockpit.journal.events import GoNoGoComputed, RequiredGates
