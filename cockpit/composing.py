@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable, Coroutine
 from dataclasses import dataclass
 from functools import partial
@@ -9,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from cockpit.agentkit.context import Handles
+from cockpit.backends.device_flow import IdTokenChecker
 from cockpit.base.clock import Clock
 from cockpit.base.redact import Redactor
 from cockpit.conductor.approvals import ApprovalDesk
@@ -36,10 +38,11 @@ from cockpit.conductor.watches import operator_lost, window_end
 from cockpit.evidence.pack import TRUSTED_ROOT
 from cockpit.plan.load import LoadedPlan
 from cockpit.plan.model import Plan
+from cockpit.plan.people import Person
 from cockpit.plan.registry import Registry
 from cockpit.plan.values import SecretRef
 
-_BUTLER = "A55"
+_BUTLER, _COMMS = "A55", "A41"
 
 
 class Closed:
@@ -87,6 +90,7 @@ class Surroundings:
         self._core = core
         self._stages = stages
         self._announced = False
+        self._steps: asyncio.Queue[int] = asyncio.Queue()
         self.promotions = PromotionRequests(plan, recorder, clock)
         self.bake, self.handover = BakeClock(recorder), Handover(recorder)
         self.reverify = Reverify(core.phases, recorder)
@@ -116,6 +120,7 @@ class Surroundings:
             partial(window_end, plan, core.effects, core.people, core.clock, core.closed),
             partial(operator_lost, plan, core.people, core.recorder, core.clock),
             self.reverify.serve,
+            self._tell_steps,
         ]
         if self.desks is not None:
             watchers.append(self.desks.watch)
@@ -124,7 +129,7 @@ class Surroundings:
             stages=self._stages.run,
             allowed=self._permission.before_step,
             baking=core.gatekeeper.watch_risks,
-            advanced=self._ramp,
+            advanced=self._advanced,
             aborted=self._flags_back,
             hard_stop=self._stop,
             freezing=self._hard_stop.freezing,
@@ -165,12 +170,22 @@ class Surroundings:
         if phase == "P8" and plan.ga_flags and self._core.phases.has(_BUTLER):
             await self._permission.before_flip()
 
-    async def _ramp(self, step: int) -> None:
+    async def _advanced(self, step: int) -> None:
+        self._steps.put_nowait(step)
         plan = self._core.plan
         info = self._core.phases.find(_BUTLER)
         if info is not None and plan.auto_ramp_flags:
             weight = plan.canary.steps[step - 1]
             await self._core.phases.op("P6", info, "APPLY", params={"ramp": weight, "step": step})
+
+    async def _tell_steps(self) -> None:
+        """Post what advanced, beside the canary: a receiver that hangs must not hold a step up."""
+        while True:
+            step = await self._steps.get()
+            info = self._core.phases.find(_COMMS)
+            if info is not None:
+                params = {"macro": "step", "step": step, "weight": self._core.plan.canary.steps[step - 1]}
+                await self._core.phases.op("P6", info, "APPLY", params=params)
 
     async def _flags_back(self) -> None:
         info = self._core.phases.find(_BUTLER)
@@ -190,7 +205,12 @@ def _desks(core: Core, *, unattended: bool) -> Desks | None:
     checker = SigstoreChecker(plan, registry, recorder.run_dir / TRUSTED_ROOT)
     approvals = ApprovalDesk(plan, core.loaded.sha256, recorder, clock, checker, unattended=unattended)
     glass = BreakGlassDesk(plan, core.loaded.sha256, recorder, checker, approvals)
-    step_up = StepUpDesk(registry, recorder, clock, _secrets(core.loaded.base, core.redactor))
+    logins = IdTokenChecker(clock=clock)
+
+    async def proven(token: str, person: Person) -> str:
+        return await logins.check(token, registry.issuer_of(person), person.identity)
+
+    step_up = StepUpDesk(registry, recorder, clock, _secrets(core.loaded.base, core.redactor), proven)
     return Desks(approvals, glass, step_up, recorder, clock)
 
 
