@@ -151,7 +151,7 @@ def wire(
         sitting=state.people.sitting,
     )
     roster = roster_with(ROSTER, plan.external)
-    external = _external(loaded, run_dir, recorder, backends.redactor)
+    external = external_of(loaded, run_dir, recorder, backends.redactor)
     dispatch = LocalDispatch(loaded, run_dir, clock, recorder, backends.handles, effects, external)
 
     def consequences(agent: str, response: AgentResponse) -> list[Event]:
@@ -261,7 +261,7 @@ def reopened(state: ReleaseState, why: str) -> RunReopened:
     return RunReopened(sitting=sitting, why=why, operator=operator(), host=socket.gethostname())
 
 
-def _external(loaded: LoadedPlan, run_dir: Path, recorder: Recorder, redactor: Redactor) -> ExternalAgents:
+def external_of(loaded: LoadedPlan, run_dir: Path, recorder: Recorder, redactor: Redactor) -> ExternalAgents:
     """Return the plan's agents that are not ours."""
 
     def secret(external: External) -> str:
@@ -433,7 +433,7 @@ def backends_of(loaded: LoadedPlan, clock: Clock, redactor: Redactor, *, abortin
         load=OpenLoopGenerator(targets.load.url, targets.load.environment) if targets.load else None,
         http=BoundedHttpReader(),
         signing=signing,
-        webhooks=Webhook({hook.url: secret(hook.secret) for hook in targets.webhooks if hook.secret}),
+        webhooks=Webhook({hook.name: secret(hook.secret) for hook in targets.webhooks if hook.secret}),
         issues=issues(),
         flags=flags(),
         redactor=redactor,

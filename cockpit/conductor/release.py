@@ -143,6 +143,9 @@ class Release:
         if error is None and not self._promotion.carried:
             error = PhaseFailed([Failure("gate", "nothing was promoted")])
         if error is None:
+            # After P8, so that it says what is so: flags flipped, or still to be.
+            async with alongside(self._p.lease.keep()):
+                await self._tell("ga")
             self._p.people.over()
             return await self._end(Ending(0, f"{self._p.plan.target_version} carries all traffic"))
         if not self._p.effects.prod_touched:
@@ -360,7 +363,6 @@ class Release:
 
     async def _promote(self) -> None:
         await self._promotion.run()
-        await self._tell("ga")
 
     async def _advanced(self, step: int) -> None:
         try:
