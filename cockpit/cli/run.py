@@ -20,6 +20,10 @@ def main(arguments: argparse.Namespace) -> int:
 
     loaded = load_plan(arguments.plan)
     os.umask(0o077)
+    if arguments.preview:
+        from cockpit.cli.preview import show
+
+        return show(loaded, arguments.format)
     need_terminal(arguments.auto)
     sitting = ""
     if arguments.resume:
