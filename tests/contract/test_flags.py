@@ -16,7 +16,7 @@ import pytest_asyncio
 from cockpit.backends.cluster import CONFIGMAP, KubernetesCluster
 from cockpit.backends.flags import FENCE, ConfigMapFlags
 from cockpit.base.errors import BackendGarbage, BackendRefused, BackendUnreachable, EffectRefused
-from cockpit.rehearsal.flags import FlagsServer, murmur3, serving_flags
+from cockpit.rehearsal.flags import FlagsServer, evaluate, murmur3, serving_flags
 from cockpit.rehearsal.kube import KubeServer, admin, conductor
 from cockpit.verdicts.flag_definitions import (
     ALL,
@@ -335,3 +335,21 @@ HASHES = {
 
 def test_the_hash_is_murmur3() -> None:
     assert {text: murmur3(text.encode()) for text in HASHES} == HASHES
+
+
+# What flagd's own evaluator (core v0.16.1) gave for the flag `search` and tenants `tenant-0` to `tenant-59`.
+FLAGD = {
+    10: {2, 21, 42, 43, 53},
+    25: {2, 4, 21, 23, 30, 42, 43, 45, 48, 50, 53, 59},
+    50: {2, 4, 11, 16, 18, 21, 22, 23, 25, 29, 30, 31, 35, 36, 37, 40, 42, 43, 45, 48, 49, 50, 53, 54, 55, 59},
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("percent", "inside"), FLAGD.items())
+def test_a_share_falls_on_the_tenants_flagd_gives_it_to(percent: int, inside: set[int]) -> None:
+    found = with_scope(definition(), Scope("share", ("t1",), percent))
+    contexts = [{"targetingKey": f"tenant-{number}", "tenant": f"tenant-{number}"} for number in range(60)]
+    given = [evaluate("search", found, context) for context in contexts]
+    assert {reason for _, reason in given} == {"TARGETING_MATCH"}
+    assert {number for number, (variant, _) in enumerate(given) if variant == "on"} == inside
+    assert evaluate("search", found, {"targetingKey": "t1", "tenant": "t1"}) == ("on", "TARGETING_MATCH")
