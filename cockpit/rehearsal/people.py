@@ -133,13 +133,16 @@ class People:
         from pyotp import TOTP
 
         code = TOTP((self._folder / person.totp).read_text(encoding="ascii").strip()).now()
-        await self._act(person, "step-up", code)
+        await self._act(person, "step-up", typed=code)
 
-    async def _act(self, person: Persona, *words: str) -> None:
-        """Run a command as `person`; one that fails is tried again, as people do."""
+    async def _act(self, person: Persona, *words: str, typed: str = "") -> None:
+        """Run a command as `person`; one that fails is tried again, as people do.
+
+        What is `typed` goes to its standard input and is written down nowhere.
+        """
         command = [sys.executable, "-m", "cockpit", *words, "--run", str(self._folder)]
         for attempt in range(1, _ATTEMPTS + 1):
-            code, said = await run_command(command, self._environment(person))
+            code, said = await run_command(command, self._environment(person), typed)
             self._note(person.id, command[3:], f"exit {code}: {said}")
             if code == 0:
                 return
@@ -163,11 +166,13 @@ class People:
             file.write(json.dumps(line) + "\n")
 
 
-async def run_command(command: Sequence[str], environment: Mapping[str, str]) -> tuple[int, str]:
+async def run_command(
+    command: Sequence[str], environment: Mapping[str, str], typed: str = ""
+) -> tuple[int, str]:
     """Run a command to its end, for a minute at most; return its status and what it said."""
     process = await asyncio.create_subprocess_exec(
         *command,
-        stdin=asyncio.subprocess.DEVNULL,
+        stdin=asyncio.subprocess.PIPE,
         stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.STDOUT,
         env=environment,
@@ -175,7 +180,7 @@ async def run_command(command: Sequence[str], environment: Mapping[str, str]) ->
     )
     try:
         async with asyncio.timeout(_ACT_SECONDS):
-            said, _ = await process.communicate()
+            said, _ = await process.communicate(typed.encode() + b"\n" if typed else b"")
     except TimeoutError:
         return -1, f"not done within {_ACT_SECONDS:g} s"
     finally:

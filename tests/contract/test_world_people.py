@@ -43,8 +43,9 @@ async def _is(found: list[object], wanted: list[object]) -> bool:
 
 
 async def test_a_command_is_run_to_its_end_and_what_it_said_is_kept() -> None:
-    code, said = await run_command([sys.executable, "-c", "print('yes'); raise SystemExit(3)"], os.environ)
-    assert (code, said) == (3, "yes")
+    program = "import sys; print('heard', sys.stdin.readline().strip()); raise SystemExit(3)"
+    code, said = await run_command([sys.executable, "-c", program], os.environ, "123456")
+    assert (code, said) == (3, "heard 123456")
 
 
 async def test_a_terminal_that_dies_takes_its_command_with_it(tmp_path: Path) -> None:
