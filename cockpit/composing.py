@@ -27,6 +27,7 @@ from cockpit.conductor.hooks import Hooks
 from cockpit.conductor.people import People
 from cockpit.conductor.permission import Permission
 from cockpit.conductor.phases import Phases
+from cockpit.conductor.promotion_requests import QUESTION as PROMOTE_QUESTION
 from cockpit.conductor.promotion_requests import PromotionRequests
 from cockpit.conductor.recorder import Recorder
 from cockpit.conductor.soak import Soak
@@ -35,6 +36,7 @@ from cockpit.conductor.step_up import SecretReader, StepUpDesk
 from cockpit.conductor.timetable import Timetable
 from cockpit.conductor.tools import BakeClock, Handover, Reverify
 from cockpit.conductor.watches import operator_lost, window_end
+from cockpit.control.messages import Command
 from cockpit.evidence.pack import TRUSTED_ROOT
 from cockpit.plan.load import LoadedPlan
 from cockpit.plan.model import Plan
@@ -145,6 +147,7 @@ class Surroundings:
         return {
             "acknowledge": lambda c: self.attention.acknowledge(c.by, c.question),
             "promote": lambda c: self.promotions.submit(c.statement.encode(), c.by),
+            "answer": self._answer,
             "pause": lambda c: self.bake.pause(True, c.by, c.reason),
             "unpause": lambda c: self.bake.pause(False, c.by, c.reason),
             "extend": lambda c: self.bake.extend(c.seconds, c.by, c.reason),
@@ -152,6 +155,11 @@ class Surroundings:
             "handover": lambda c: self.handover.offer(c.by, c.to, c.reason),
             "accept": lambda c: self.handover.accept(c.by),
         }
+
+    def _answer(self, command: Command) -> str:
+        if command.question == PROMOTE_QUESTION:
+            return self.promotions.answered(command.answer, command.by)
+        return self._core.people.answer(command.question, command.answer, command.by, command.reason)
 
     def overridden(self) -> frozenset[str]:
         """Return the phase gates break-glass overrides now."""

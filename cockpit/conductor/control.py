@@ -40,7 +40,7 @@ class ControlServer:
         self._run_dir = run_dir
         self._desks = desks
         self._people = people
-        self._acts = {**(acts or {}), **self._own_acts()}
+        self._acts = {"answer": self._answer, **(acts or {}), **self._own_acts()}
         self._server: asyncio.Server | None = None
         self._writers: set[asyncio.StreamWriter] = set()
 
@@ -149,6 +149,9 @@ class ControlServer:
         problem = act(command) if act is not None else "nothing in this run takes that command"
         return Reply(command.id, not problem, problem)
 
+    def _answer(self, command: Command) -> str:
+        return self._people.answer(command.question, command.answer, command.by, command.reason)
+
     def _own_acts(self) -> dict[str, Act]:
         people = self._people
 
@@ -171,7 +174,6 @@ class ControlServer:
             "rollback": rollback,
             "reason": told(lambda c: people.reason(c.by, c.reason)),
             "note": told(lambda c: people.note(c.by, c.reason)),
-            "answer": lambda c: people.answer(c.question, c.answer, c.by, c.reason),
             "stay": told(lambda c: people.note(c.by, "stays halted")),
         }
 

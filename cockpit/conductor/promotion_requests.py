@@ -20,7 +20,7 @@ from cockpit.rpc.validate import check
 from cockpit.verdicts.thresholds import Threshold, parse
 
 QUESTION = "promote"
-"""The name of the question in the journal; its one option is for reading, the answer is a Promote v2."""
+"""The name of the question in the journal."""
 _POLL = 0.25
 
 
@@ -56,10 +56,11 @@ class PromotionRequests:
                 options=["promote"],
             )
         )
-        by = "window"
+        by = "the end of the run"
         try:
             while not asked.done():
                 if self._clock.now() >= end:
+                    by = "window"
                     raise EffectRefused(
                         f"no Promote v2 came before the release window ended at {end}", reason="window"
                     )
@@ -80,6 +81,10 @@ class PromotionRequests:
         if problems:
             return "; ".join(problems)
         return self.take(by)
+
+    def answered(self, answer: str, by: str) -> str:
+        """Take an answer to the question: it asks for what the plan says. Return why not, or nothing."""
+        return self.take(by) if answer == "promote" else "the one answer possible is promote"
 
     def problems(self, request: Promote) -> list[str]:
         """Return how a request differs from the plan; empty when it says the same."""

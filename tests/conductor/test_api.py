@@ -213,6 +213,27 @@ async def test_submitting_a_document_says_why_it_is_not_taken(tmp_path: Path) ->
             await waiting
 
 
+async def test_an_answer_on_a_screen_asks_for_what_the_plan_says(tmp_path: Path) -> None:
+    async with api(tmp_path) as made:
+        assert "does not wait" in made.promotions.answered("promote", "ann")
+        async with alongside(made.promotions.wait()) as waiting:
+            await until(made.waits)
+            assert "promote" in made.promotions.answered("go", "ann")
+            assert made.promotions.answered("promote", "ann") == ""
+            await waiting
+        (told,) = await events(made.recorder, QuestionAnswered)
+        assert (told.answer, told.by) == ("promote", "ann")
+
+
+async def test_a_wait_that_is_cut_off_leaves_no_question_open(tmp_path: Path) -> None:
+    async with api(tmp_path) as made:
+        async with alongside(made.promotions.wait()):
+            await until(made.waits)
+        (told,) = await events(made.recorder, QuestionAnswered)
+        assert told.answer == "none"
+        assert not made.promotions.waiting
+
+
 # -- rollback -----------------------------------------------------------------------------------------
 
 
