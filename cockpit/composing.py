@@ -170,7 +170,8 @@ class Surroundings:
         if not self._announced:
             self._announced = True
             await timetable.announce()
-        await timetable.wait_for(phase)
+        if phase != "P8":  # its flip is of T-0; only its figures are due a day later
+            await timetable.wait_for(phase)
         if phase in ("P5", "P6", "P7", "P8") and "P4" in plan.phases:
             await self._soak.pass_or_wait()
         if phase == "P6":
@@ -197,8 +198,7 @@ class Surroundings:
 
     async def _flags_back(self) -> None:
         info = self._core.phases.find(_BUTLER)
-        changed = any(flag.by == _BUTLER for flag in self._core.recorder.state().work.flags)
-        if info is not None and changed:
+        if info is not None:  # one cut off left no record, and may have been set: it looks itself
             await self._core.phases.op("P6", info, "ROLLBACK")
 
     async def _stop(self, cause: str, reason: str, gate: str) -> None:

@@ -19,6 +19,7 @@ from cockpit.base.errors import (
 from cockpit.base.tasks import alongside
 from cockpit.base.text import visible
 from cockpit.conductor.abort import Abort, Stable, fallback
+from cockpit.conductor.aftermath import Aftermath
 from cockpit.conductor.bake import Analyst, Breach, Inconclusive
 from cockpit.conductor.canary import Promotion, Wiring
 from cockpit.conductor.dag import DEPENDS, run_graph
@@ -52,7 +53,6 @@ from cockpit.plan.model import Plan
 from cockpit.rpc.messages import Phase
 
 _NOTARY, _QA, _CONDUCTOR, _COMMS = "A3", "A60", "A1", "A41"
-_MEASURING = frozenset({"A43", "A54"})
 _REACH_WITHIN = 60.0
 """Seconds a resumed abort tries to reach cluster and lease before it goes on without the lease."""
 _REACH_PAUSE = 1.0
@@ -116,6 +116,7 @@ class Release:
             )
         )
         self._from = Progress()
+        self._aftermath = Aftermath(parts.plan, parts.phases, parts.recorder, parts.clock)
         self._abort = Abort(
             effects=parts.effects,
             targets=parts.abort_targets,
@@ -164,17 +165,14 @@ class Release:
         try:
             await self._p.connect()
             await self._p.lease.acquire(floor=await self._p.targets.highest_fence())
-            await self._until_stopped(self._kpis)
+            await self._until_stopped(self._measured)
         except Exception as error:  # noqa: BLE001 - what could not be measured is on record
             self._note(f"KPIs: {cause_text(error)}")
             return await self._end(Ending(exit_before_traffic(error), cause_text(error)))
         return await self._end(Ending(0, "the KPIs were measured"))
 
-    async def _kpis(self) -> None:
-        await self._p.phases.start("P8")
-        agents = [info for info in self._p.phases.agents("P8") if info.id in _MEASURING]
-        failures = await self._p.phases.side_by_side("P8", agents)
-        await self._p.phases.end("P8", failures)
+    async def _measured(self) -> None:
+        await self._aftermath.measure()
 
     async def undo(self, reason: WireReason, cause: str, by: str) -> Ending:
         """Roll back a release that is out: stable gets the images it had before (seed section 7)."""
@@ -321,7 +319,12 @@ class Release:
             if phase in self._from.passed and phase != "P6":
                 return True
             await self._p.hooks.due(phase)
-            found = await (self._release_train() if phase == "P6" else self._p.phases.run(name, self._remedy))
+            if phase == "P6":
+                found = await self._release_train()
+            elif phase == "P8":
+                found = await self._aftermath.run()
+            else:
+                found = await self._p.phases.run(name, self._remedy)
             failures.extend(found)
             return not found
 
