@@ -38,7 +38,7 @@ BUNDLE = ".sigstore.json"
 
 _LOOK = 0.2
 _MOST_STATEMENTS = 100
-"""Statements kept of one request; what comes beyond is refused and not recorded."""
+"""Statements kept of one request; beyond these, only what counts is recorded."""
 
 _STRONGER: dict[str, int] = {"none": 0, "totp": 1, "oidc": 2}
 
@@ -191,8 +191,6 @@ class ApprovalDesk:
                 return f"there is no request {visible(request, limit=80)!r} in this run"
             if problem := await self._closed(view):
                 return problem
-            if len(view.statements) >= _MOST_STATEMENTS:
-                return "too many statements came for this request; none is taken any more"
             raw = bundle.encode("utf-8", "replace")
             if len(raw) > MAX_STATEMENT_BYTES:
                 return f"a statement of {len(raw)} bytes; at most {MAX_STATEMENT_BYTES} are taken"
@@ -200,6 +198,8 @@ class ApprovalDesk:
             if not checked.problem and (problem := await self._closed(view)):
                 return problem  # it expired while the statement was looked at
             problem = checked.problem or self._stands_against(view, checked)
+            if problem and len(view.statements) >= _MOST_STATEMENTS:
+                return problem  # the journal is not for filling with what does not count
             [blob] = await self._recorder.keep_all([raw])
             await self._recorder.record(
                 ApprovalReceived(
@@ -359,6 +359,9 @@ class ApprovalDesk:
         folder = self._recorder.run_dir / FOLDER
         for view in self.open():
             for path in sorted(folder.glob(f"{view.request}.*{BUNDLE}"))[:_MOST_STATEMENTS]:
+                # What another look took meanwhile is gone; a pipe would hold up the loop.
+                if path.is_symlink() or not path.is_file():
+                    continue
                 try:
                     with path.open("rb") as file:
                         raw = file.read(MAX_STATEMENT_BYTES + 1)

@@ -54,6 +54,7 @@ def approvals_hold(events: Sequence[AnyEvent], plan: Plan | None, blob: Blobs, t
     walk = _Walk(events, plan, plan.approvals, blob, trusted_root)
     for event in events:
         walk.take(event)
+    walk.finish()
     good = f"{walk.counted} statements counted, {walk.granted} requests granted"
     return Check(NAME, not walk.problems, said(walk.problems, good))
 
@@ -73,6 +74,7 @@ class _Walk:
         self._fold = PeopleFold()
         self._opened: RunOpened | None = None
         self._pack = ""
+        self._withheld: list[tuple[int, str, str]] = []
         self.counted = self.granted = 0
         self.problems: list[str] = []
 
@@ -167,13 +169,18 @@ class _Walk:
     def _uncounted(self, event: ApprovalReceived, view: RequestView, document: ApprovalRequest) -> list[str]:
         if not event.problem:
             return ["a statement does not count and nothing says why"]
-        # Nobody is to leave out a no: one that holds, on an open request, has to count.
-        if event.decision != "reject" or event.problem.startswith("unchecked:"):
-            return []
+        # Nobody is to leave out a no: one that holds, on an open request, has to end it, then or later.
         found = self._checked(event, document)
-        if found.problem or self._against(event, view, found):
-            return []
-        return [f"a rejection by {found.person} holds and was not counted"]
+        if found.decision == "reject" and not found.problem and not self._against(event, view, found):
+            self._withheld.append((event.seq, view.request, found.person))
+        return []
+
+    def finish(self) -> None:
+        """Take in that the journal ends here."""
+        for seq, request, person in self._withheld:
+            view = self._request(request)
+            if view is None or view.result != "rejected":
+                self.problems.append(f"record {seq}: a rejection by {person} holds and was not counted")
 
     def _against(self, event: ApprovalReceived, view: RequestView, found: Checked) -> list[str]:
         at = parse_iso(event.at)
