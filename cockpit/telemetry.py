@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from cockpit.base.clock import Clock, iso
-from cockpit.base.errors import ChainBroken, CockpitError
+from cockpit.base.errors import ChainBroken
 from cockpit.base.redact import Redactor
 from cockpit.base.tasks import alongside
 from cockpit.base.threads import BoundedThreads
@@ -83,9 +83,10 @@ class Telemetry:
         """Follow until cancelled."""
         try:
             # In a thread: the SDK takes a while to load, and the loop must take a HALT at any moment.
-            await BoundedThreads("telemetry", 1).run(lambda: _load(self._outlets), deadline=_LOADING)
-        except (ImportError, CockpitError):
+            await BoundedThreads("telemetry", 1).run(self._prepare, deadline=_LOADING)
+        except Exception as error:  # noqa: BLE001 - whatever it is: what follows beside us is the release
             self.failures += 1
+            _log.warning("telemetry failed: %s: %s", type(error).__name__, error)
         if self._commit is not None:
             try:
                 self._labels["sha"] = await self._commit()
@@ -135,6 +136,10 @@ class Telemetry:
     def metrics_address(self) -> str:
         """Where the metrics are served, `127.0.0.1:PORT`; empty when they are not."""
         return self._endpoint.address if self._endpoint is not None else ""
+
+    def _prepare(self) -> None:
+        _load(self._outlets)
+        self._open_meters()  # a server asks for its host's name, which may take a while
 
     def _open_meters(self) -> None:
         port = self._outlets.metrics_port
