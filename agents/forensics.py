@@ -18,7 +18,7 @@ from cockpit.agents.common import blocked, judge, query, reason_of, recorded, vo
 from cockpit.agents.forensic_sources import Frozen, NothingThere, Source, pods_of, sources_of
 from cockpit.agents.incident_record import FOLDER, asked_of, identifier
 from cockpit.base.errors import BackendUnreachable, CockpitError
-from cockpit.base.files import sha256_file, sha256_hex
+from cockpit.base.files import sha256_file
 from cockpit.base.text import visible
 from cockpit.base.threads import BoundedThreads
 from cockpit.rpc.messages import Artifact
@@ -317,7 +317,19 @@ async def _checks(context: Context, capture: Row) -> list[Row]:
 
 def _said(capture: Row) -> str:
     rows = capture["sources"]
-    absent = [f"{row['name']} ({row['reason']})" for row in rows if row["status"] != "captured"]
-    digest = sha256_hex(json.dumps(rows, sort_keys=True).encode())[:12]
-    said = f"{len(rows) - len(absent)} of {len(rows)} sources, rows {digest}"
-    return visible(f"{said}; absent: {', '.join(absent)}" if absent else said, limit=1500)
+    kept = sum(row["status"] == "captured" for row in rows)
+    absent = absent_of(capture)
+    said = f"{kept} of {len(rows)} sources"
+    return visible(f"{said}; absent: {'; '.join(absent)}" if absent else said, limit=1500)
+
+
+def absent_of(capture: Row) -> list[str]:
+    """Return what a capture lacks, a kind of source a line: how many of it, and why the first."""
+    kinds: dict[str, list[Row]] = {}
+    for row in capture["sources"]:
+        if row["status"] != "captured":
+            kinds.setdefault(row["name"].partition(" ")[0], []).append(row)
+    return [
+        f"{rows[0]['name'] if len(rows) == 1 else f'{len(rows)} × {kind}'} ({rows[0]['reason']})"
+        for kind, rows in kinds.items()
+    ]

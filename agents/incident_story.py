@@ -113,6 +113,7 @@ class _Teller:
         self._after: list[Line] = []
         self._looks: deque[ev.LookTaken] = deque(maxlen=_LAST_LOOKS)
         self._failing: ev.LookTaken | None = None
+        self._untold: ev.LookTaken | None = None
         self._last_outcome: tuple[int, str] = (0, "")
         self._signs: list[tuple[str, str]] = []
 
@@ -127,8 +128,10 @@ class _Teller:
         story.timeline = [*self._before, *self._after]
         story.looks = list(self._looks)
         story.stages = stages
-        if self._failing is not None:
-            self._signs.append((self._failing.at, f"look {self._failing.look} of step {self._failing.step}"))
+        # What could not be told is a sign only where it is what ended the release.
+        sign = self._untold if story.reason == "inconclusive" else self._failing
+        if sign is not None:
+            self._signs.append((sign.at, f"look {sign.look} of step {sign.step}"))
         if story.halted:
             self._signs.append((story.halted, "HALT"))
         self._signs.append((story.began, "the rollback itself"))
@@ -166,9 +169,11 @@ class _Teller:
         elif isinstance(event, ev.LookTaken) and not self._stopped:
             self._looks.append(event)
             if event.outcome == "pass":
-                self._failing = None
-            elif self._failing is None:
-                self._failing = event
+                self._failing = self._untold = None
+            elif event.outcome == "fail":
+                self._failing = self._failing or event
+            else:
+                self._untold = self._untold or event
         elif isinstance(event, ev.RiskChanged) and not self._stopped:
             if event.state == "open" and event.rating == "high":
                 self._signs.append((event.at, f"risk {event.id}"))

@@ -9,15 +9,15 @@ resolved on the forge, which VERIFY then reads back.
 from __future__ import annotations
 
 import json
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from typing import TypeVar
 
 from cockpit.agentkit.agent import Agent, Outcome
 from cockpit.agentkit.context import BackendMissing, Context
 from cockpit.agents import postmortem
 from cockpit.agents.common import blocked, fail_unmeasured, judge, query, reason_of, recorded, vouch
+from cockpit.agents.forensics import INDEX, absent_of
 from cockpit.agents.incident_record import (
-    FOLDER,
     Asked,
     Incident,
     IssueRef,
@@ -34,12 +34,12 @@ from cockpit.agents.incident_record import (
 )
 from cockpit.agents.incident_story import Story, read_story
 from cockpit.base.errors import BackendError, EffectRefused, JournalError
+from cockpit.base.files import sha256_hex
 from cockpit.base.markdown import escaped
 from cockpit.base.text import visible
 from cockpit.base.threads import BoundedThreads
 from cockpit.rpc.messages import Artifact, Links
 
-INDEX = f"{FOLDER}/forensics/index.json"
 _UNCONFIGURED = "no forge is configured in targets.issues: the incident is a document only"
 _ACKNOWLEDGED, _RESOLVED, _EVIDENCE = "acknowledged", "resolved", "evidence"
 
@@ -164,7 +164,7 @@ class IncidentCommander(Agent):
         except (JournalError, BackendError) as error:
             said = f"the journal cannot be read: {visible(str(error), limit=500)}"
             return Outcome("fail", said, "look at the run folder")
-        artifacts = await _written(context, incident, story)
+        artifacts = await _written(context, incident, story, _kept(context, asked))
         return Outcome(
             "ok",
             f"{incident.id}: timeline of {len(story.timeline)} lines and a draft of the postmortem",
@@ -274,28 +274,34 @@ def _update_text(context: Context, asked: Asked, story: Story) -> str:
         for name, value in story.figures().items()
         if value is not None
     ]
-    lines += ["Evidence:", *_kept(context)]
+    lines += ["Evidence:", *_kept(context, asked)]
     return "\n".join(lines)
 
 
-def _kept(context: Context) -> list[str]:
-    """Return what was kept, with digests: the forensic index and the packs so far."""
+def _kept(context: Context, asked: Asked) -> list[str]:
+    """Return what was kept, with digests: the captures of this stop, their index, the packs so far."""
     lines: list[str] = []
     try:
-        index = json.loads(context.artifacts.path(INDEX).read_bytes())
-        for capture in index["captures"]:
-            lines.append(f"frozen {capture['moment']} at {capture['began_at']}:")
-            lines += [
-                f"{row['path']} sha256 {row['sha256']}" if row["path"] else f"{row['name']}: {row['reason']}"
-                for row in capture["sources"]
-            ]
+        raw = context.artifacts.path(INDEX).read_bytes()
+        for capture in json.loads(raw)["captures"]:
+            if capture["incident"] == identifier(context, asked):
+                kept = [row["path"] for row in capture["sources"] if row["path"]]
+                folder = kept[0].split("/")[:4] if kept else []
+                lines.append(
+                    f"frozen at {capture['began_at']} ({capture['moment']}): {len(kept)} files "
+                    f"below artifacts/{'/'.join(folder)}"
+                )
+                lines += [f"not there: {text}" for text in absent_of(capture)]
+        lines.append(f"their hashes: {INDEX} sha256 {sha256_hex(raw)}")
     except (OSError, ValueError, KeyError, TypeError):
         lines.append("nothing was frozen")
     packs = context.state().packs
     return lines + [f"{pack.kind} pack {pack.path} sha256 {pack.sha256}" for pack in packs]
 
 
-async def _written(context: Context, incident: Incident, story: Story | None = None) -> tuple[Artifact, ...]:
+async def _written(
+    context: Context, incident: Incident, story: Story | None = None, evidence: Sequence[str] = ()
+) -> tuple[Artifact, ...]:
     """Keep the incident, its document and, with its story, the draft of the postmortem."""
     timeline = [(line.at, line.what) for line in story.timeline] if story is not None else []
     files = {
@@ -303,7 +309,7 @@ async def _written(context: Context, incident: Incident, story: Story | None = N
         path_of(incident.id, ".md"): document(context.plan, incident, timeline).encode("utf-8", "replace"),
     }
     if story is not None:
-        text = postmortem.draft(context.plan, incident, story, _kept(context))
+        text = postmortem.draft(context.plan, incident, story, evidence)
         files[path_of(incident.id, "-postmortem.md")] = text.encode("utf-8", "replace")
     threads = BoundedThreads("the disk", 1)
     return tuple(

@@ -135,7 +135,7 @@ def _stages(story: Story) -> list[str]:
 
 
 def _evidence(evidence: Sequence[str]) -> list[str]:
-    return ["## Evidence", "", *(f"- {escaped(line, limit=600)}" for line in evidence or ["none was kept"])]
+    return ["## Evidence", "", *(f"- {cell(line, limit=600)}" for line in evidence or ["none was kept"])]
 
 
 def _people(incident: Incident) -> list[str]:

@@ -16,12 +16,15 @@ _LINE_MARK = re.compile(r"^(\s*\d*)([#+=.)-])", re.MULTILINE)
 
 def escaped(text: str, *, limit: int = MAX_TEXT, newlines: bool = False) -> str:
     """Return `text` as it is to be read: controls visible, markup, mentions, references and HTML inert."""
-    shown = _MARKUP.sub(r"\\\1", visible(text, limit=limit, newlines=newlines).translate(_ENTITIES))
-    shown = _LINE_MARK.sub(r"\1\\\2", shown)
-    shown = shown.replace("@", f"@{_BREAK}").replace("://", f":{_BREAK}//")
-    return re.sub(r"(?i)(#|gh-)(?=\d)", rf"\1{_BREAK}", shown)
+    return _LINE_MARK.sub(r"\1\\\2", _inline(visible(text, limit=limit, newlines=newlines)))
 
 
 def cell(text: str, *, limit: int = 300) -> str:
-    """Return `text` for one cell of a table: escaped, on one line."""
-    return escaped(text, limit=limit).replace("\n", " ") or "–"
+    """Return `text` for the middle of a line, such as a table's cell: escaped, on one line."""
+    return _inline(visible(text, limit=limit)) or "–"
+
+
+def _inline(text: str) -> str:
+    shown = _MARKUP.sub(r"\\\1", text.translate(_ENTITIES))
+    shown = shown.replace("@", f"@{_BREAK}").replace("://", f":{_BREAK}//")
+    return re.sub(r"(?i)(#|gh-)(?=\d)", rf"\1{_BREAK}", shown)

@@ -20,6 +20,7 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Any
 
+from cockpit.base.clock import Clock, SystemClock
 from cockpit.base.errors import BackendUnreachable, CockpitError, JournalError
 from cockpit.base.tasks import alongside
 from cockpit.base.text import visible
@@ -48,6 +49,9 @@ _STAGE_WITHIN = 150.0
 _READ_WITHIN = 30.0
 _FREEZE_AFTER_ABORT = 8.0
 """Seconds the capture at the moment of the stop may go on when the abort has ended."""
+_SHIFT_WITHIN = 3.0
+"""Seconds the capture waits for the shift; an abort that hangs there is frozen as it is."""
+_LOOK_PAUSE = 0.05
 _ASKED_FOR = frozenset({"manual", "halt", "signal"})
 
 
@@ -76,11 +80,13 @@ class HardStop:
         phases: Phases,
         recorder: Recorder,
         *,
+        clock: Clock | None = None,
         call_within: float = _CALL_WITHIN,
         stage_within: float = _STAGE_WITHIN,
     ) -> None:
         self._phases = phases
         self._recorder = recorder
+        self._clock = clock or SystemClock()
         self._call_within = call_within
         self._stage_within = stage_within
 
@@ -115,7 +121,8 @@ class HardStop:
     async def freezing(self, cause: str, reason: str, gate: str) -> AsyncIterator[None]:
         """Have the world frozen beside the body, which is the abort: its pods are gone afterwards.
 
-        The abort waits for nothing of it; when the abort has ended the capture has a bound to end too.
+        It begins when the traffic is off the canary, so as to take nothing from the shift, and while the pods
+        are still there. The abort waits for nothing of it; when the abort has ended the capture has a bound.
         """
         async with alongside(self._freeze(cause, reason, gate)) as task:
             yield
@@ -172,11 +179,21 @@ class HardStop:
             self._recorder.note(Noted(level="warning", text=visible(text)))
 
     async def _frozen(self, cause: str, reason: str, gate: str) -> StageResult:
+        give_up = self._clock.monotonic() + _SHIFT_WITHIN
+        while not self._shifted() and self._clock.monotonic() < give_up:
+            await self._clock.sleep(_LOOK_PAUSE)
         stop = await self._stop()
         # Before the abort has begun this stop is not in the journal: it is the one after the last.
         number = (stop.number if stop is not None else 0) + (0 if stop is not None and stop.open else 1)
         params = {"incident": self._incident_params(number, cause, reason, gate), "moment": "stop"}
         return await self._call("freeze", _SCRIBE, "EVIDENCE", params)
+
+    def _shifted(self) -> bool:
+        """Tell whether the abort of this stop is past its shift."""
+        rollback = self._recorder.state().rollback
+        return rollback is not None and (
+            rollback.status != "running" or rollback.stage in ("observe", "drain", "scale_down", "verify")
+        )
 
     # -- helpers --------------------------------------------------------------------------------------
 

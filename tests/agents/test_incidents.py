@@ -74,7 +74,7 @@ async def a_stop(world: World) -> None:
     await record(ev.StepDecided(step=1, weight=10, decision="advance", reason="3 passes"))
     await record(ev.StepStarted(step=2, weight=50))
     await record(ev.StepStage(step=2, stage="observe"))
-    for number, outcome in enumerate(("pass", "fail", "fail"), 1):
+    for number, outcome in enumerate(("pass", "no_data", "fail"), 1):
         look = ev.LookTaken(
             step=2, look=number, outcome=outcome, critical=outcome == "fail", reason=f"error_rate {number}",
             requests=400.0, metrics={"error_rate": 0.1 * number}, burn={}, passes=1, required=3,
@@ -218,7 +218,7 @@ async def test_evidence_is_attached_and_a_postmortem_drafted(world: World, forge
     draft = (folder / f"INC-{RUN}-1-postmortem.md").read_text()
     for said in (
         "Postmortem (draft)",
-        "look 2 of step 2",
+        "look 3 of step 2",
         "HALT by critical",
         "Time to restore, MTTR",
         "notify: **not done**",
@@ -256,8 +256,9 @@ async def test_the_story_has_the_times_of_the_journal(world: World) -> None:
     order = [story.exposed, story.detected, story.halted, story.began, story.traffic_off, story.verified]
     assert all(order) and order == sorted(order)
     assert (story.number, story.step, story.weight) == (1, 2, 50)
-    assert story.detected_by == "look 2 of step 2"
-    assert [look.outcome for look in story.looks] == ["pass", "fail", "fail"]
+    # That nothing could be told is no sign of a breach.
+    assert story.detected_by == "look 3 of step 2"
+    assert [look.outcome for look in story.looks] == ["pass", "no_data", "fail"]
     assert all(value is not None and value >= 0 for value in story.figures().values())
     await world.recorder.record(ev.RollbackStarted(reason="crash", cause="again", by="supervisor"))
     assert read_story(world.run_dir).began == story.began  # a resumed abort is the same stop

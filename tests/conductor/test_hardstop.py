@@ -24,12 +24,14 @@ from cockpit.conductor.people import People
 from cockpit.conductor.phases import Phases
 from cockpit.dispatch import LocalDispatch
 from cockpit.journal.events import (
+    AgentCalled,
     AnyEvent,
     EffectIntended,
     HaltBegan,
     MessagePosted,
     Noted,
     Released,
+    RollbackStage,
     RollbackStarted,
     RollbackVerified,
     StepStarted,
@@ -224,6 +226,20 @@ async def test_the_world_is_frozen_beside_the_abort(stopped: Stopped) -> None:
     captures = stopped.world.read("incidents/forensics/index.json")["captures"]
     assert [one["moment"] for one in captures] == ["stop", "after"]
     assert len({one["incident"] for one in captures}) == 1
+
+
+async def test_the_capture_takes_nothing_from_the_shift(stopped: Stopped) -> None:
+    clock, record = VirtualClock(), stopped.world.recorder.record
+    stop = HardStop(stopped.phases(), stopped.world.recorder, clock=clock)
+    await record(RollbackStarted(reason=REASON, cause=CAUSE, by="A1"))
+    async with stop.freezing(CAUSE, REASON, GATE):
+        await record(RollbackStage(stage="shift"))
+        clock.advance(0.1)
+        await record(Noted(level="info", text="the loop has gone round"))
+        assert stopped.events(AgentCalled) == []
+        await record(RollbackStage(stage="observe"))
+        clock.advance(0.1)
+    assert [event.agent for event in stopped.events(AgentCalled)] == ["A38"]
 
 
 async def test_an_abort_waits_for_no_capture_and_its_error_is_its_own(stopped: Stopped) -> None:
