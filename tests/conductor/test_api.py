@@ -59,7 +59,7 @@ class Api:
 @asynccontextmanager
 async def api(folder: Path, **changes: Any) -> AsyncIterator[Api]:
     clock = FastClock()
-    plan = plan_of(clock, **{"promote_on": "request", **changes})
+    plan = plan_of(clock, **{"promote_on": "request", "auto_ramp_flags": False, **changes})
     async with asyncio.timeout(30), recording(folder, clock) as recorder:
         people = People(
             effects=gate_of(recorder), recorder=recorder, clock=clock, on_halt="ask", bound=1e6,
