@@ -150,7 +150,7 @@ def kept(context: Context) -> list[str]:
         day = due(plan, phase)
         if day is not None and at < day - _SLACK:
             problems.append(f"{phase} began at {iso(at)}, before its day {iso(day)}")
-    soak = plan.calendar.soak if plan.calendar is not None else None
+    soak = plan.calendar.soak if plan.calendar is not None and "P4" in plan.phases else None
     after = sorted({"P5", "P6"} & begun.keys())
     if soak is not None and after:
         view = state.people.soak

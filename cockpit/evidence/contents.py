@@ -11,7 +11,7 @@ from cockpit.base.errors import EvidenceError, JournalError
 from cockpit.journal.blobs import SALT_BYTES
 from cockpit.journal.chain import MerkleTree
 from cockpit.journal.events import AnyEvent, GateJudged, GoNoGoComputed, LookTaken
-from cockpit.journal.events_people import ApprovalReceived, ApprovalRequested, BreakGlassUsed
+from cockpit.journal.events_people import ApprovalReceived, ApprovalRequested, BreakGlassUsed, SoakChanged
 from cockpit.journal.links import Links
 from cockpit.journal.reader import JOURNAL_NAME
 from cockpit.journal.upcast import decode
@@ -77,8 +77,10 @@ class Journal:
                 found[event.verdict_blob] = None
             elif isinstance(event, LookTaken):
                 found[event.answers] = None
-            elif isinstance(event, (GoNoGoComputed, ApprovalRequested, BreakGlassUsed)) or (
-                isinstance(event, ApprovalReceived) and event.counted
+            elif (
+                isinstance(event, (GoNoGoComputed, ApprovalRequested, BreakGlassUsed))
+                or (isinstance(event, ApprovalReceived) and event.counted)
+                or (isinstance(event, SoakChanged) and event.blob)
             ):
                 found[event.blob] = None
         return list(found)

@@ -38,6 +38,7 @@ from cockpit.evidence import container, manifest
 from cockpit.evidence import recompute as recomputing
 from cockpit.evidence.approved import approvals_hold
 from cockpit.evidence.artifact_signatures import check_signatures, first_problem
+from cockpit.evidence.calendar_check import calendar_kept
 from cockpit.evidence.checks import Check, passed
 from cockpit.evidence.contents import Journal, PackBlobs, Redacted, read_journal
 from cockpit.evidence.decisions import decisions
@@ -169,6 +170,7 @@ class _Verification:
             steps_earned(journal.events, self._plan, self._blobs.get),
             effects_in_place(journal.events, self._plan),
             rollbacks_proven(journal.events),
+            calendar_kept(journal.events, self._plan, self._blobs.get),
             approvals_hold(
                 journal.events, self._plan, self._blobs.get, self._trust.root if self._trust else b""
             ),

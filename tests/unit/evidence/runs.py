@@ -29,7 +29,7 @@ from cockpit.journal.heads import Head, RunKey, origin_of, sign_head, write_head
 from cockpit.journal.reader import read_lines
 from cockpit.journal.upcast import decode
 from cockpit.journal.writer import JournalWriter
-from cockpit.rehearsal.release_plan import AGENTS, PHASES, dump
+from cockpit.rehearsal.release_plan import dump
 from cockpit.rehearsal.sigstore import SigstoreServer
 from cockpit.rehearsal.topology import SERVICES
 from cockpit.rpc.messages import GateVerdict, GoNoGo, Judged, Query, VerdictDetails
@@ -58,8 +58,9 @@ ROSTER = [
     ev.RosterEntry(
         agent, agent, "", ["P3", "canary"] if agent == "A20" else ["P0"], built=True, required=True
     )
-    for agent in AGENTS
+    for agent in plan_data()["agents"]
 ]
+_PHASES: list[str] = list(plan_data()["phases"])
 _ROW = ("path", "sha256", "bundle", "log_index", "entry_id")
 ARTIFACTS = {
     "sbom/web.spdx.json": b'{"spdxVersion":"SPDX-2.3"}',
@@ -260,7 +261,7 @@ def _opened(blob: str, key: RunKey, change: Change) -> ev.RunOpened:
         plan_sha256=sha256_hex(PLAN), plan_blob=blob,
         rehearsal=True, reduced=["the plan leaves out P5"], trust_profile="embedded",
         operator="someone", host="here", run_key=public, steps=[10, 50, 100],
-        services=[ev.ServiceImage(name, digest) for name, digest in IMAGES.items()], phases=list(PHASES),
+        services=[ev.ServiceImage(name, digest) for name, digest in IMAGES.items()], phases=_PHASES,
         required_gates=["policy"],
         window_start=str(NOW), window_end=str(NOW + timedelta(hours=4)), roster=ROSTER,
     )  # fmt: skip

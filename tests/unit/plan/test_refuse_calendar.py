@@ -43,6 +43,11 @@ def test_a_soak_without_a_look_or_with_one_check_twice_is_refused() -> None:
     assert refused(soak=soak(checks=[CHECK, CHECK])) == ["calendar.soak.checks"]
 
 
+def test_a_soak_without_p4_is_refused() -> None:
+    change = {"calendar": {"soak": soak()}, "phases": ["P0", "P6"]}
+    assert "calendar.soak" in problems(change)
+
+
 def test_a_window_in_which_prod_never_opens_is_refused() -> None:
     assert refused(freezes=[freeze("2025-09-23T07:00Z", "2025-09-23T12:00Z")]) == ["calendar"]
     assert refused(freezes=[freeze("2025-09-23T07:00Z", "2025-09-23T11:59Z")]) == []
