@@ -7,8 +7,19 @@ from typing import Any
 
 import msgspec
 
+from cockpit.agentkit.agent import Outcome
 from cockpit.agentkit.context import Context
-from cockpit.agents.common import GateAgent, Measured, judge, query, reason_of, summary, write_json
+from cockpit.agents.common import (
+    GateAgent,
+    Measured,
+    judge,
+    query,
+    reason_of,
+    recorded,
+    summary,
+    vouch,
+    write_json,
+)
 from cockpit.agents.declared import build, govern, run
 from cockpit.base.files import sha256_hex
 from cockpit.journal.state_people import RequestView
@@ -18,6 +29,7 @@ from cockpit.verdicts.approvals import glass_facts
 from cockpit.verdicts.gates import owing_of
 from cockpit.verdicts.rules.go_no_go import checklist_of
 
+MATRIX = "approvals_matrix.json"
 _DUE = ("P0", "P1", "P2", "P3", "P4", "P5", "P6")
 
 
@@ -52,9 +64,27 @@ class ReleaseConductor(GateAgent):
         checklist = checklist_of(json.loads(json.dumps(facts)), context.clock.now())
         artifacts = (
             write_json(context, "go_no_go.json", checklist.model_dump(mode="json"), "evidence"),
-            write_json(context, "approvals_matrix.json", approvals(context, summary(verdict)), "evidence"),
+            write_json(context, MATRIX, approvals(context, summary(verdict)), "evidence"),
         )
         return Measured((verdict,), artifacts, reason_of((verdict,)), next="promote")
+
+    async def evidence(self, context: Context) -> Outcome:
+        """Vouch for what was written; for the closing pack, tell in the matrix what was decided since."""
+        if context.request.inputs.params.get("pack") != "closing":
+            return await super().evidence(context)
+        matrix = write_json(context, MATRIX, approvals(context, _judged(context)), "evidence")
+        others = [one for one in self._written or recorded(context) if one.path != MATRIX]
+        self._written = (*others, matrix)
+        return vouch(context, self._written)
+
+
+def _judged(context: Context) -> dict[str, Any]:
+    """Return the go/no-go verdict the matrix was first written with; empty when there is none."""
+    try:
+        told = json.loads(context.artifacts.path(MATRIX).read_bytes())["go_no_go"]
+    except (OSError, ValueError, KeyError, TypeError):
+        return {}
+    return told if isinstance(told, dict) else {}
 
 
 def facts_document(context: Context) -> dict[str, Any]:

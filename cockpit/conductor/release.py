@@ -469,7 +469,7 @@ class Release:
 
     async def _end(self, ending: Ending) -> Ending:
         """Sign what there is, seal the closing pack and give the lock back; trouble here is recorded."""
-        for agent in (_COMMS, _NOTARY):
+        for agent in (_CONDUCTOR, _COMMS, _NOTARY):
             await self._evidence(agent)
         try:
             # What could not be recorded in its place belongs into the pack as a gap.

@@ -81,3 +81,34 @@ async def test_what_is_overridden_is_in_the_checklist_and_its_facts(world: World
     assert any("not reviewed" in one for one in world.read("go_no_go.json")["reasons"])
     assert [one["glass"] for one in world.read("approvals_matrix.json")["break_glass"]] == ["glass-1"]
     recomputed(world)
+
+
+async def test_the_closing_matrix_tells_what_was_decided_after_the_promotion_pack(world: World) -> None:
+    await world.call("A1")
+    judged = world.read("approvals_matrix.json")["go_no_go"]
+    await world.recorder.record(
+        ApprovalRequested(
+            request="promote-1",
+            asked="promote",
+            subject="ab" * 32,
+            text="promote v3.0.0",
+            requester="dee",
+            threshold=1,
+            groups=[],
+            from_each=False,
+            step_up="none",
+            expires="2025-09-23T09:00:00.000000Z",
+            blob="sha256:" + "1" * 64,
+        )
+    )
+    assert (await world.call("A1", "EVIDENCE")).status == "ok"
+    assert world.read("approvals_matrix.json")["approvals"] == []
+    assert (await world.call("A1", "EVIDENCE", "P6", pack="closing")).status == "ok"
+    matrix = world.read("approvals_matrix.json")
+    assert [(row["request"], row["result"]) for row in matrix["approvals"]] == [("promote-1", "open")]
+    assert matrix["go_no_go"] == judged
+
+
+async def test_a_run_that_never_came_to_a_go_tells_what_was_decided(world: World) -> None:
+    assert (await world.call("A1", "EVIDENCE", "P6", pack="closing")).status == "ok"
+    assert world.read("approvals_matrix.json")["go_no_go"] == {}
