@@ -81,6 +81,9 @@ def parser() -> argparse.ArgumentParser:
         "--scenario", default="green", metavar="NAME", help=f"one of {', '.join(SCENARIOS)}"
     )
     rehearse.add_argument("--pace", default="normal", metavar="PACE", help="fast, normal or slow")
+    rehearse.add_argument(
+        "--keep", type=float, default=0.0, metavar="SECONDS", help="keep the world for kpi and rollback after"
+    )
     _run_flags(rehearse)
 
     run = add("run", "run", "run the release a plan describes")

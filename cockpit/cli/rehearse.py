@@ -40,7 +40,7 @@ def main(arguments: argparse.Namespace) -> int:
     if not arguments.auto or arguments.format == "text":
         print(f"rehearsal {arguments.scenario} in {folder}", flush=True)
     signals = Signals() if arguments.auto else None
-    world = _start_world(folder, arguments.scenario, arguments.pace)
+    world = _start_world(folder, arguments.scenario, arguments.pace, arguments.keep)
     try:
         _wait_ready(world, folder)
         begin = partial(start_supervisor, folder / "release.yaml", folder, auto=arguments.auto)
@@ -53,12 +53,12 @@ def main(arguments: argparse.Namespace) -> int:
     code = front_end(
         folder, supervisor, auto=arguments.auto, form=arguments.format, ascii_only=arguments.ascii
     )
-    if supervisor.poll() is not None:
+    if supervisor.poll() is not None and not arguments.keep:
         _wait_world(world)
     return code
 
 
-def _start_world(folder: Path, scenario: str, pace: str) -> subprocess.Popen[bytes]:
+def _start_world(folder: Path, scenario: str, pace: str, keep: float) -> subprocess.Popen[bytes]:
     with (folder / "world.log").open("ab") as log:
         return subprocess.Popen(  # noqa: S603
             [
@@ -66,7 +66,7 @@ def _start_world(folder: Path, scenario: str, pace: str) -> subprocess.Popen[byt
                 "-m",
                 "cockpit.rehearsal",
                 *("--out", str(folder), "--scenario", scenario, "--pace", pace),
-                *("--watch-lock", str(folder / LOCK)),
+                *("--watch-lock", str(folder / LOCK), "--keep", f"{keep:g}"),
             ],
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,

@@ -492,7 +492,9 @@ class Release:
 
 def _asked_for(error: BaseException) -> bool:
     """Tell whether a person asked for the rollback."""
-    return isinstance(error, Stopped) and error.stop.reason in ("manual", "halt")
+    if not isinstance(error, Stopped) or error.stop.by == "plan":
+        return False
+    return error.stop.reason not in ("signal", "crash", "inconclusive")
 
 
 async def _run(work: Callable[[], Awaitable[None]]) -> None:

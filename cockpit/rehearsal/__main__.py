@@ -31,6 +31,9 @@ def _parser() -> argparse.ArgumentParser:
         "--watch-lock", type=Path, metavar="FILE", help="end when the lock on FILE was held and is free again"
     )
     parser.add_argument(
+        "--keep", type=float, default=0.0, metavar="SECONDS", help="live on for later sittings of the run"
+    )
+    parser.add_argument(
         "--bound", type=float, default=_BOUND, metavar="SECONDS", help="end after this long whatever happens"
     )
     return parser
@@ -44,6 +47,8 @@ def main(argv: list[str] | None = None) -> int:
     except SystemExit as leave:
         return EXIT_USAGE if leave.code else EXIT_OK
     try:
+        if not 0 <= options.keep <= 7 * 86400:
+            raise UsageError("--keep is a number of seconds up to a week")
         if not 0 < options.bound <= 7 * 86400:
             raise UsageError("--bound is a number of seconds up to a week")
         chosen, speed = scenario(options.scenario), pace(options.pace)
@@ -51,7 +56,9 @@ def main(argv: list[str] | None = None) -> int:
         # Only now, so that bad usage is answered without loading servers.
         from cockpit.rehearsal.world import run_world
 
-        reason = asyncio.run(run_world(folder, chosen, speed, options.watch_lock, options.bound))
+        reason = asyncio.run(
+            run_world(folder, chosen, speed, options.watch_lock, options.bound, options.keep)
+        )
         print(f"the world ends: {reason}", file=sys.stderr)
         return EXIT_OK
     except KeyboardInterrupt:  # before anything was started

@@ -31,7 +31,9 @@ _FIRST_LOCK = 120.0
 _SETTLE = 1.5
 
 
-async def run_world(folder: Path, scenario: Scenario, pace: Pace, lock: Path | None, bound: float) -> str:
+async def run_world(
+    folder: Path, scenario: Scenario, pace: Pace, lock: Path | None, bound: float, keep: float = 0.0
+) -> str:
     """Run a world in `folder` until it is told to end; return why it ended.
 
     It ends when the flock on `lock` was held and is free again, on SIGTERM or SIGINT, and after `bound`
@@ -48,7 +50,7 @@ async def run_world(folder: Path, scenario: Scenario, pace: Pace, lock: Path | N
         loop.add_signal_handler(number, end, f"told by {signal.Signals(number).name}")
 
     async def follow(path: Path) -> None:
-        end(await until_released(path, first=_FIRST_LOCK, settle=_SETTLE))
+        end(await until_released(path, first=_FIRST_LOCK, settle=max(keep, _SETTLE)))
 
     try:
         async with asyncio.TaskGroup() as tasks:

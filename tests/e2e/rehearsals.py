@@ -124,6 +124,14 @@ class Running:
             raise
         return Rehearsed(self.folder, self.process.returncode, out, err)
 
+    def end_world(self) -> None:
+        """End a world that was kept, by its process id."""
+        world = json.loads((self.folder / "world" / "world.json").read_bytes())["pids"]["world"]
+        try:
+            os.kill(world, signal.SIGTERM)
+        except ProcessLookupError:
+            pass
+
     def stop(self) -> None:
         """End what is left of the run, by process id."""
         for pid in self._pids():

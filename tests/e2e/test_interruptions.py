@@ -88,6 +88,37 @@ def test_a_killed_conductor_is_resumed_into_an_abort(start: Start) -> None:
     _closed(run)
 
 
+def test_a_killed_conductor_goes_on_where_it_was_when_the_plan_says_so(start: Start) -> None:
+    running = start("operator-lost")
+    running.wait_for(_baking)
+    os.kill(running.conductor_pid(), signal.SIGKILL)
+    run = running.end()
+    assert run.code == 0, run.out[-3000:] + run.err
+    (resumed,) = run.of(ev.RunResumed)
+    assert resumed.into == "continue"
+    assert [e.step for e in run.of(ev.StepDecided)] == [1, 2, 3]
+    _closed(run)
+
+
+def test_a_release_that_is_out_is_rolled_back_in_another_sitting(start: Start) -> None:
+    running = start("green", "--keep", "60")
+    running.wait_for(lambda event: isinstance(event, ev.RunClosed), within=240.0)
+    without = cockpit("rollback", "--run", str(running.folder))
+    assert without.returncode == 64 and "reason" in without.stderr
+    undone = cockpit(
+        "rollback", "--run", str(running.folder), "--reason", "kpi_regression: a drill", timeout=200
+    )
+    run = running.end()
+    running.end_world()
+    assert undone.returncode == 20, undone.stdout + undone.stderr
+    stable = run.of(ev.StableRecorded)[0]
+    redeployed = {e.target for e in run.of(ev.EffectIntended) if e.verb == "redeploy"}
+    assert redeployed == {f"{name} {image}" for name, image in stable.images.items()}
+    assert run.of(ev.RollbackVerified)
+    assert run.of(ev.RollbackStarted)[0].reason == "kpi_regression"
+    _closed(run)
+
+
 def test_the_release_goes_on_without_its_front_end(start: Start) -> None:
     running = start("unsigned-image")
     running.wait_for(_first_agent)
