@@ -43,6 +43,8 @@ def scheduled(world: World, forge: IssuesServer) -> World:
     world.data["window_utc"] = f"{utc(NOW - HOUR)} → {utc(NOW + 3 * HOUR)}"
     world.data["agents"] = [*world.data["agents"], "A2"]
     world.data["cab"] = ["@cab"]
+    orders = {"name": "orders", "query": "sum(increase(orders_total[{window}]))", "better": "higher"}
+    world.data["kpis"] = {"after": "24h", "window": "1h", "items": [orders]}
     world.data["calendar"] = {
         "soak": {"lasts": "48h", "interval": "5m", "checks": [CHECK]},
         "freezes": [
@@ -102,7 +104,7 @@ async def test_the_file_holds_everything_once_and_escapes_what_came_from_outside
     assert len(events) == len(found["entries"]) == len({str(one["uid"]) for one in events})
     kinds = [one["kind"] for one in found["entries"]]
     assert kinds.count("phase") == len(scheduled.plan.phases)
-    assert {"window", "soak", "freeze"} <= set(kinds)
+    assert {"window", "soak", "freeze", "kpi"} <= set(kinds)
     [nasty] = [str(one["summary"]) for one in events if "code freeze: audit" in str(one["summary"])]
     assert "SUMMARY:forged" in nasty and "\n" not in nasty
     assert (await scheduled.call("A2", "EVIDENCE")).status == "ok"
@@ -149,26 +151,26 @@ async def test_without_calendar_or_board_it_is_blocked(scheduled: World, missing
 
 async def test_each_reminder_goes_once_to_whoever_is_the_board(scheduled: World) -> None:
     assert (await scheduled.call("A2", "APPLY")).status == "ok"
-    assert keys(scheduled) == sorted(2 * ["cab.window", "cab.freeze.T-1", "cab.freeze.1"])
+    assert keys(scheduled) == sorted(2 * ["cab.window", "cab.freeze.T-1", "cab.freeze.1", "cab.kpi"])
     assert all(one.ok for one in recorded(scheduled, MessagePosted))
     assert (await scheduled.call("A2", "APPLY")).status == "ok"
     # The file is lost with the machine: the journal still knows what was posted.
     (scheduled.run_dir / "artifacts" / "calendar.json").unlink()
     assert (await scheduled.call("A2", "APPLY")).status == "ok"
-    assert len(scheduled.posted) == 6
+    assert len(scheduled.posted) == 8
     assert (await scheduled.call("A2", "VERIFY")).status == "ok"
 
 
 async def test_a_board_that_cannot_be_reached_fails_no_release_and_is_told_later(scheduled: World) -> None:
     scheduled.hook_status = 503
     result = await scheduled.call("A2", "APPLY")
-    assert result.status == "ok" and "0 of 6 reminders posted" in said(result)
-    assert [one.ok for one in recorded(scheduled, MessagePosted)] == 6 * [False]
+    assert result.status == "ok" and "0 of 8 reminders posted" in said(result)
+    assert [one.ok for one in recorded(scheduled, MessagePosted)] == 8 * [False]
     assert "not delivered: cab.window to board" in said(await scheduled.call("A2", "VERIFY"))
     tried = {post["key"]: post["text"] for post in scheduled.posted}
     scheduled.hook_status = 200
     scheduled.posted.clear()
-    assert "6 of 6 reminders posted" in said(await scheduled.call("A2", "APPLY"))
+    assert "8 of 8 reminders posted" in said(await scheduled.call("A2", "APPLY"))
     assert {post["key"]: post["text"] for post in scheduled.posted} == tried
     assert said(await scheduled.call("A2", "VERIFY")) == "the calendar was kept"
 

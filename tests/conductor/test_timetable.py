@@ -76,7 +76,7 @@ async def test_the_calendar_is_recorded_once_over_all_sittings(tmp_path: Path) -
 
 async def test_a_plan_without_calendar_waits_for_nothing(tmp_path: Path) -> None:
     clock = VirtualClock(T0)
-    plan = plan_of(clock)
+    plan = plan_of(clock, calendar=None)
     async with sitting(tmp_path, clock, plan) as (timetable, recorder):
         await timetable.announce()
         await timetable.wait_for("P8")
