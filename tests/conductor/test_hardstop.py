@@ -70,11 +70,17 @@ class Stopped:
         )
         return Phases(ROSTER, listed, calls, world.recorder, self.people)
 
-    def stop(self, listed: Sequence[str] = EVERYBODY, **bounds: float) -> HardStop:
-        return HardStop(self.phases(listed), self.world.recorder, **bounds)
+    def stop(
+        self, listed: Sequence[str] = EVERYBODY, *, call_within: float = 60.0, stage_within: float = 150.0
+    ) -> HardStop:
+        phases, recorder = self.phases(listed), self.world.recorder
+        return HardStop(phases, recorder, call_within=call_within, stage_within=stage_within)
 
-    async def run(self, listed: Sequence[str] = EVERYBODY, **bounds: float) -> dict[str, bool]:
-        results = await self.stop(listed, **bounds).run(CAUSE, REASON, GATE)
+    async def run(
+        self, listed: Sequence[str] = EVERYBODY, *, call_within: float = 60.0, stage_within: float = 150.0
+    ) -> dict[str, bool]:
+        stop = self.stop(listed, call_within=call_within, stage_within=stage_within)
+        results = await stop.run(CAUSE, REASON, GATE)
         return {one.stage: one.ok for one in results}
 
     def events(self, kind: Any) -> list[Any]:
