@@ -30,7 +30,7 @@ class NotYet(CockpitError):
         said = f": {why}" if why else ""
         super().__init__(
             f"{waits_for} is not due before {iso(due)}{said}",
-            hint="the run stays open; take it up again then with `cockpit run --resume`",
+            hint="the run stays open: go on with it then, `cockpit run PLAN --run DIR`",
         )
         self.due = due
         self.waits_for = waits_for
