@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import Awaitable, Callable, Collection, Mapping
 
 from cockpit.base.tasks import first_error
+from cockpit.conductor.timetable import NotYet
 
 DEPENDS: dict[str, tuple[str, ...]] = {
     "P0": (),
@@ -49,12 +50,15 @@ async def run_graph(
     """Run each included phase after those it depends on, side by side where the graph allows it.
 
     `work` returns whether the phase passed. After a failure nothing new starts, and what runs goes on to its
-    end. Returns the phases that failed; an exception in `work` ends everything and is raised.
+    end. A phase whose day has not come (NotYet) holds up only what depends on it; once all else has ended the
+    one that is due first is raised. Returns the phases that failed; any other exception in `work` ends
+    everything and is raised.
     """
     check_graph(depends)
     ended = {phase: asyncio.Event() for phase in depends}
     passed: dict[str, bool] = {}
     failed: list[str] = []
+    postponed: list[NotYet] = []
 
     async def one(phase: str) -> None:
         for before in depends[phase]:
@@ -68,6 +72,9 @@ async def run_graph(
                 passed[phase] = await work(phase)
                 if not passed[phase]:
                     failed.append(phase)
+        except NotYet as error:
+            passed[phase] = False
+            postponed.append(error)
         finally:
             ended[phase].set()
 
@@ -77,4 +84,6 @@ async def run_graph(
                 group.create_task(one(phase))
     except BaseExceptionGroup as errors:
         raise first_error(errors) from None
+    if postponed and not failed:
+        raise min(postponed, key=lambda error: error.due)
     return failed

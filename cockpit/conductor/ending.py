@@ -24,6 +24,7 @@ from cockpit.conductor.bake import Breach, Inconclusive
 from cockpit.conductor.canary import PreflightFailed
 from cockpit.conductor.people import Stop
 from cockpit.conductor.phases import Failure, worst
+from cockpit.conductor.timetable import NotYet
 from cockpit.journal.state import ReleaseState, encode
 
 OUTCOMES: dict[int, str] = {
@@ -97,7 +98,7 @@ def exit_before_traffic(error: BaseException) -> int:
         return 30
     if isinstance(error, ApprovalMissing):
         return 40
-    if isinstance(error, LockHeld):
+    if isinstance(error, (LockHeld, NotYet)):
         return 60
     if isinstance(error, EffectRefused):
         return {"window": 60, "fence": 60, "halt": 30, "approval": 40, "journal": 70}.get(error.reason, 10)

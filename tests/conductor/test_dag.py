@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+from datetime import UTC, datetime, timedelta
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cockpit.conductor.dag import DEPENDS, check_graph, run_graph
+from cockpit.conductor.timetable import NotYet
 
 PHASES = list(DEPENDS)
 
@@ -162,3 +164,31 @@ async def test_an_exception_ends_everything_and_is_raised_as_itself() -> None:
         with pytest.raises(LookupError, match="broken"):
             await run_graph(DEPENDS, PHASES, work)
     assert cancelled == ["P1"]
+
+
+async def test_a_phase_whose_day_has_not_come_holds_up_only_what_depends_on_it() -> None:
+    # T-14 in the seed's calendar: P1 is due beside P3, which is a week away, and P2 ends before it is.
+    ended: list[str] = []
+    beginning = datetime(2025, 9, 9, 8, 0, tzinfo=UTC)
+    away = {"P2": beginning + timedelta(days=4), "P3": beginning + timedelta(days=7)}
+
+    async def work(phase: str) -> bool:
+        if phase in away:
+            raise NotYet(away[phase], phase)
+        for _ in range(20):
+            await asyncio.sleep(0)
+        ended.append(phase)
+        return True
+
+    with pytest.raises(NotYet) as error:
+        await run_graph(DEPENDS, PHASES, work)
+    assert ended == ["P0", "P1"] and error.value.waits_for == "P2"
+
+
+async def test_a_failure_counts_before_what_is_only_not_due() -> None:
+    async def work(phase: str) -> bool:
+        if phase == "P3":
+            raise NotYet(datetime(2025, 9, 16, tzinfo=UTC), phase)
+        return phase != "P1"
+
+    assert await run_graph(DEPENDS, PHASES, work) == ["P1"]

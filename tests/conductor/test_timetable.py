@@ -12,6 +12,7 @@ import pytest
 
 from cockpit.base.clock import VirtualClock, iso
 from cockpit.base.errors import EffectRefused
+from cockpit.conductor.ending import exit_before_traffic
 from cockpit.conductor.recorder import Recorder
 from cockpit.conductor.timetable import NotYet, Timetable
 from cockpit.journal.events import Noted
@@ -203,3 +204,7 @@ async def test_a_clock_set_back_within_a_sitting_is_noticed_and_forgiven_once_it
         assert "600 s before" in timetable.promotion_problem()
         await timetable.wait_open()  # a sitting waits that long for the clock to catch up
         assert clock.now() >= T0 + HOUR and timetable.promotion_problem() == ""
+
+
+def test_a_sitting_that_ends_for_its_time_exits_60() -> None:
+    assert exit_before_traffic(NotYet(T0, "P2")) == 60
