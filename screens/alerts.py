@@ -3,27 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
-from typing import Literal
 
 from cockpit.base.text import visible
 from cockpit.journal.state import QuestionView, RollbackView
 from cockpit.screens.look import span
-from cockpit.screens.view import Sent, View
+from cockpit.screens.view import Alert, Sent, View
+from cockpit.screens.waits import people_alerts, time_alerts, wait_alerts
 
-Role = Literal["bad", "warn", "good", "busy"]
 _SILENT_AFTER = 2.0
 _ALONE_AFTER = 5.0
-
-
-@dataclass(frozen=True, slots=True)
-class Alert:
-    """One thing to know: a line for the banner, more for the list. `banner` false: the list only."""
-
-    role: Role
-    text: str
-    more: tuple[str, ...] = ()
-    banner: bool = True
 
 
 def alerts(view: View) -> list[Alert]:
@@ -33,8 +21,11 @@ def alerts(view: View) -> list[Alert]:
         *_rollback(view),
         *_halt(view),
         *_questions(view),
+        *wait_alerts(view),
         *_closed(view),
         *_alone(view),
+        *time_alerts(view),
+        *people_alerts(view),
         *_records(view),
         *_rest(view),
     ]

@@ -19,27 +19,29 @@ from textual.widgets import Input
 from textual.worker import WorkerFailed
 
 from cockpit.base.clock import Clock
-from cockpit.base.errors import CockpitError
 from cockpit.base.text import visible
 from cockpit.control.actions import ACTIONS
-from cockpit.journal.blobs import BlobStore
 from cockpit.screens.detail import Detail, Help
-from cockpit.screens.facts import Stored, Subject, blob_of, pretty
 from cockpit.screens.feed import Feed, ReplayFeed
 from cockpit.screens.frame import Frame
 from cockpit.screens.link import Link
 from cockpit.screens.look import Look
 from cockpit.screens.main import Main
+from cockpit.screens.opening import Opening, with_factors
 from cockpit.screens.palette import Registry
-from cockpit.screens.recording import firing_factors, read_recording
+from cockpit.screens.planned import Planned
+from cockpit.screens.sheet import Subject
+from cockpit.screens.signing import Signing
 from cockpit.screens.stops import Stops
 from cockpit.screens.themes import THEMES, Ascii, NoColour
+from cockpit.screens.tools import Tools
 from cockpit.screens.transport import Transport
-from cockpit.screens.view import Chain, Desk, Mode, View
+from cockpit.screens.view import Desk, Mode, View
+from cockpit.screens.waits import rings
 from cockpit.screens.widgets.agents import Agents
 from cockpit.screens.widgets.burn import Burn
 from cockpit.screens.widgets.canary import Canary
-from cockpit.screens.widgets.gates import Gates
+from cockpit.screens.widgets.gates import Gates, gate_key
 from cockpit.screens.widgets.keybar import KeyBar
 from cockpit.screens.widgets.pane import Pane
 from cockpit.screens.widgets.phases import Phases
@@ -49,6 +51,7 @@ from cockpit.screens.widgets.tail import JournalTail
 
 _PAINT_EVERY = 0.1
 _IDLE = 0.05
+_PAGES = ("alerts", "people", "world", "contents", "preview", "fallback")
 _SUBJECTS: tuple[tuple[type[Pane], str], ...] = (
     (Agents, "agent"),
     (Gates, "gate"),
@@ -113,12 +116,18 @@ class CockpitApp(App[None], inherit_bindings=False):
             self.register_theme(one)
         self.theme = theme if theme in {one.name for one in THEMES} else THEMES[0].name
         self.look = Look.of(self.current_theme)
-        self._factors: tuple[float, ...] | None = None
+        self._plan: Planned | None = None
+        self._caught_up = False
+        self.rung: set[str] = set()
+        """What the bell has rung for."""
         self._changed = True
         self._second = -1
         self.view = self._make_view()
         self.main = Main(self.look, replay=mode == "replay")
+        self.opening = Opening(self, run_dir)
+        self.signing = Signing(self)
         self.stops = Stops(self)
+        self.tools = Tools(self)
         self.transport = Transport(self)
 
     def get_default_screen(self) -> Screen[None]:
@@ -141,7 +150,8 @@ class CockpitApp(App[None], inherit_bindings=False):
             self.run_worker(self.link.stay_attached(), name="attach", group="attach", exclusive=True)
         if self._load and isinstance(self.feed, ReplayFeed):
             self.feed.loading = True
-            self.run_worker(self._verify, name="verify", group="verify", exclusive=True, thread=True)
+            feed = self.feed
+            self.run_worker(lambda: self.opening.verify(feed), name="verify", group="verify", thread=True)
 
     # -- from events to the screen ------------------------------------------------------------------------
 
@@ -151,6 +161,8 @@ class CockpitApp(App[None], inherit_bindings=False):
                 self._changed = True
                 await asyncio.sleep(0)
             else:
+                if not self._caught_up:
+                    self._caught_up = self._changed = True
                 await asyncio.sleep(_IDLE)
 
     def _make_view(self) -> View:
@@ -163,7 +175,7 @@ class CockpitApp(App[None], inherit_bindings=False):
             chain=self.feed.chain,
             desk=desk,
             playback=self.feed.playback,
-            factors=self._factors or (),
+            plan=self._plan or Planned(),
             trouble=self.feed.trouble,
         )
 
@@ -177,13 +189,23 @@ class CockpitApp(App[None], inherit_bindings=False):
         if self.link is not None:
             self.link.settle(self.feed.fold.snapshot())
         self.view = self._make_view()
-        if self._factors is None and self.view.state.run is not None:
-            self._factors = ()
+        self._ring()
+        if self._plan is None and self.view.state.run is not None:
+            self._plan = Planned()
             digest = self.view.state.run.plan_blob
             self.run_worker(lambda: self._read_plan(digest), name="plan", group="plan", thread=True)
         for screen in self.screen_stack:
             if isinstance(screen, Frame):
                 screen.show(self.view)
+
+    def _ring(self) -> None:
+        """Ring once for each decision that waits, and once more when it is escalated; not for the past."""
+        if self.mode == "replay" or not self._caught_up:
+            return
+        new = rings(self.view) - self.rung
+        if new:
+            self.rung |= new
+            self.bell()
 
     def repaint(self) -> None:
         """Ask for a new view at the next turn."""
@@ -211,16 +233,26 @@ class CockpitApp(App[None], inherit_bindings=False):
     def handlers(self) -> dict[str, Callable[[], object]]:
         """What each action does."""
         main, stops, transport = self.main, self.stops, self.transport
+        signing, tools = self.signing, self.tools
         return {
             "halt": stops.halt,
             "halt_always": stops.halt,
             "rollback": stops.rollback,
             "decide": stops.decide,
-            "break_glass": stops.break_glass,
-            "note": stops.note,
+            "break_glass": signing.break_glass,
+            "approve": signing.approve,
+            "promote": signing.promote,
+            "acknowledge": tools.acknowledge,
+            "step_up": tools.step_up,
+            "pause_bake": tools.pause,
+            "extend_bake": tools.extend,
+            "reverify": lambda: tools.reverify(self._chosen_agent()),
+            "handover": tools.handover,
+            "accept": tools.accept,
+            "note": tools.note,
             "leave": stops.leave,
             **transport.handlers,
-            "alerts": lambda: self.open_subject(Subject("alerts")),
+            **{kind: partial(self.opening.page, kind) for kind in _PAGES},
             "pane_next": lambda: main.turn(1),
             "pane_previous": lambda: main.turn(-1),
             **{f"pane_{number}": partial(self._to_pane, number - 1) for number in range(1, 7)},
@@ -237,6 +269,18 @@ class CockpitApp(App[None], inherit_bindings=False):
             "palette": self.action_command_palette,
             "help": self._help,
         }
+
+    def _chosen_agent(self) -> str:
+        """Return the agent on the screen: the one opened, or the one chosen among agents or gates."""
+        if isinstance(self.screen, Detail):
+            kind, key = self.screen.subject.kind, self.screen.subject.key
+        else:
+            pane = self.main.pane
+            kind = next((kind for cls, kind in _SUBJECTS if isinstance(pane, cls)), "")
+            key = pane.cursor_key
+        if kind == "gate" and not key.startswith("required/"):
+            return next((one.agent for one in self.view.state.gates if gate_key(one) == key), "")
+        return key if kind == "agent" else ""
 
     def _pane(self) -> Pane:
         focused = self.focused
@@ -261,7 +305,7 @@ class CockpitApp(App[None], inherit_bindings=False):
 
     def _help(self) -> None:
         if not isinstance(self.screen, Help):
-            self._push(Help(self.look))
+            self.push(Help(self.look))
 
     def _next_theme(self) -> None:
         names = [one.name for one in THEMES]
@@ -274,70 +318,24 @@ class CockpitApp(App[None], inherit_bindings=False):
 
     # -- details ------------------------------------------------------------------------------------------
 
-    def open_subject(self, subject: Subject) -> None:
-        """Show all about something; what is stored in the run folder follows when it has been read."""
-        detail = Detail(self.look, subject)
-        if isinstance(self.screen, (Detail, Help)):
-            self.pop_screen()
-        self._push(detail)
-        digest = blob_of(self.view, subject)
-        if digest or (subject.kind == "record" and subject.key.isdigit()):
-            self.run_worker(
-                lambda: self._read_stored(detail, digest),
-                name="stored",
-                group="stored",
-                exclusive=True,
-                thread=True,
-            )
-
-    def _push(self, screen: Frame) -> None:
+    def push(self, screen: Frame) -> None:
+        """Put a full screen over this one, with the view of now."""
         screen.view = self.view
         self.push_screen(screen)
 
-    def _read_stored(self, detail: Detail, digest: str) -> None:
-        if digest:
-            title, data = "As it came over the wire", self._blob(digest)
-        else:
-            title, data = "The line as it is stored", self.feed.record(int(detail.subject.key))
-        text = (
-            pretty(data)
-            if data is not None
-            else "This cannot be read: it is not in the run folder, or was redacted."
-        )
-        self.call_from_thread(self._show_stored, detail, Stored(title, text))
-
-    def _show_stored(self, detail: Detail, stored: Stored) -> None:
-        if detail in self.screen_stack:
-            detail.add(stored)
-
-    def _blob(self, digest: str) -> bytes | None:
-        if self._run_dir is None or not digest:
-            return None
-        try:
-            return BlobStore(self._run_dir / "blobs").get(digest)
-        except CockpitError:
-            return None
-
-    def _read_plan(self, digest: str) -> None:
-        data = self._blob(digest)
-        if data is not None:
-            self.call_from_thread(self.take_factors, firing_factors(data))
-
     def take_factors(self, factors: tuple[float, ...]) -> None:
         """Take the burn rates at which the alert fires."""
-        self._factors = factors
+        self.take_plan(with_factors(self._plan, factors))
+
+    def take_plan(self, plan: Planned) -> None:
+        """Take the facts of the run's plan."""
+        self._plan = plan
         self.repaint()
 
-    def _verify(self) -> None:
-        feed, run_dir = self.feed, self._run_dir
-        if isinstance(feed, ReplayFeed) and run_dir is not None:
-            chain = read_recording(run_dir, lambda events: self.call_from_thread(feed.replay.extend, events))
-            self.call_from_thread(self._take_chain, feed, chain)
-
-    def _take_chain(self, feed: ReplayFeed, chain: Chain) -> None:
-        feed.loading = False
-        feed.judged(chain)
-        self.repaint()
+    def _read_plan(self, digest: str) -> None:
+        plan = self.opening.plan(digest)
+        if plan is not None:
+            self.call_from_thread(self.take_plan, plan)
 
     # -- messages from widgets ----------------------------------------------------------------------------
 
@@ -345,7 +343,7 @@ class CockpitApp(App[None], inherit_bindings=False):
         """Open what was chosen."""
         kind = next((kind for cls, kind in _SUBJECTS if isinstance(message.pane, cls)), "")
         if kind == "canary" or (kind and message.key):
-            self.open_subject(Subject(kind, message.key))
+            self.opening.subject(Subject(kind, message.key))
 
     def on_key_bar_chosen(self, message: KeyBar.Chosen) -> None:
         """Do what was clicked."""

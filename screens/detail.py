@@ -8,15 +8,18 @@ from typing import ClassVar
 from textual.widget import Widget
 
 from cockpit.control.actions import ACTIONS
-from cockpit.screens.facts import Sheet, Stored, Subject, facts, title_of
+from cockpit.screens.facts import facts, title_of
 from cockpit.screens.frame import Frame
 from cockpit.screens.look import Look, Row
+from cockpit.screens.sheet import Sheet, Stored, Subject
 from cockpit.screens.view import View
 from cockpit.screens.widgets.pane import Pane
 
 _GROUPS = {
-    "stop": "Stopping and deciding",
+    "stop": "Stopping",
+    "decide": "Deciding",
     "release": "The release",
+    "look": "Looking",
     "replay": "Replay",
     "move": "Moving",
     "screen": "The screen",

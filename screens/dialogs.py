@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import ClassVar, TypeVar
 
+from textual import events
 from textual.app import ComposeResult
 from textual.binding import Binding, BindingType
 from textual.containers import Horizontal, VerticalScroll
@@ -37,23 +38,58 @@ class Dialog(ModalScreen[T]):
         """Return the words."""
         return Static(Content(self._words), classes="words", markup=False)
 
+    def on_key(self, event: events.Key) -> None:
+        """Say that the keys of the screen below wait: a key is never silently without effect."""
+        mine = isinstance(self.focused, Input) or event.key in self._bindings.key_to_bindings
+        if event.is_printable and not mine:
+            event.stop()
+            name = event.character if event.character and event.character != " " else event.key
+            self.notify(
+                f"{visible(name, limit=12)} waits until this is answered: Esc goes back.", markup=False
+            )
+
+
+class Line(Input):
+    """A field for one line; control characters that were pasted are seen, and never reach a terminal."""
+
+    def replace(self, text: str, start: int, end: int) -> None:
+        """Put text in place of a part."""
+        super().replace(visible(text, limit=MAX_TEXT), start, end)
+
 
 class Ask(Dialog[str | None]):
-    """Asks for a line of text; Escape skips it and gives nothing."""
+    """Asks for a line of text; Escape skips it and gives nothing.
+
+    `refuse` says why a text will not do, or nothing; `go` is what Enter does, in a word.
+    """
 
     BINDINGS: ClassVar[list[BindingType]] = [Binding("escape", "skip", "Skip")]
 
-    def __init__(self, title: str, words: Sequence[str], *, needed: bool = False) -> None:
-        super().__init__(title, words)
+    def __init__(
+        self,
+        title: str,
+        words: Sequence[str],
+        *,
+        needed: bool = False,
+        danger: bool = False,
+        hidden: bool = False,
+        go: str = "sends",
+        refuse: Callable[[str], str] = lambda text: "",
+    ) -> None:
+        super().__init__(title, words, danger=danger)
         self._needed = needed
+        self._hidden = hidden
+        self._refuse = refuse
+        self._go = go
 
     def compose(self) -> ComposeResult:
         """Put the words and the field."""
         with self.box():
             yield self.words()
-            yield Input(max_length=500, id="text")
+            yield Line(max_length=500, id="text", password=self._hidden)
             skip = "Esc goes back" if self._needed else "Esc skips"
-            yield Static(Content(f"Enter sends · {skip} · F9 HALT"), classes="hint", markup=False)
+            hint = f"Enter {self._go} · {skip} · F9 HALT"
+            yield Static(Content(hint), classes="hint", markup=False)
 
     def on_mount(self) -> None:
         """Start in the field."""
@@ -63,10 +99,12 @@ class Ask(Dialog[str | None]):
         """Give the text; an empty one only where it may be skipped."""
         event.stop()
         text = event.value.strip()
-        if text or not self._needed:
-            self.dismiss(text or None)
-        else:
+        problem = self._refuse(text) if text else "Something has to be typed here." if self._needed else ""
+        if problem:
             self.app.bell()
+            self.query_one(".hint", Static).update(Content(visible(f"{problem} Esc goes back.", limit=200)))
+        else:
+            self.dismiss(text or None)
 
     def action_skip(self) -> None:
         """Leave without a text."""

@@ -2,79 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable
 
 import msgspec
 
 from cockpit.journal.state import GateView
 from cockpit.screens.alerts import alerts
-from cockpit.screens.look import Look, Row, mark, number, span, wrap
+from cockpit.screens.look import Look, Row, mark, span
+from cockpit.screens.pages import TITLES, WRITERS
+from cockpit.screens.sheet import LABEL, Sheet, Stored, Subject
 from cockpit.screens.view import View
 from cockpit.screens.widgets.agents import shown_status
 from cockpit.screens.widgets.gates import gate_key
 from cockpit.screens.widgets.phases import NAMES
-
-_LABEL = 15
-
-
-@dataclass(frozen=True, slots=True)
-class Subject:
-    """What is shown: kind is agent, gate, phase, record, canary or alerts; `key` says which."""
-
-    kind: str
-    key: str = ""
-
-
-@dataclass(frozen=True, slots=True)
-class Stored:
-    """What was read from the run folder for the subject: a title and text, or why there is none."""
-
-    title: str
-    text: str
-
-
-class Sheet:
-    """Collects rows of labelled facts at a width."""
-
-    def __init__(self, look: Look, width: int) -> None:
-        self.look = look
-        self.width = max(30, width)
-        self.rows: list[Row] = []
-
-    def head(self, text: str) -> None:
-        """Add a heading."""
-        if self.rows:
-            self.rows.append(())
-        self.rows += [((f" {line}", self.look.strong),) for line in wrap(text, self.width - 2)]
-
-    def fact(self, label: str, value: object, style: str = "text") -> None:
-        """Add a labelled value; nothing when it is empty."""
-        text = value if isinstance(value, str) else number(value)
-        if not text:
-            return
-        lines = wrap(text, self.width - _LABEL - 3)
-        for index, line in enumerate(lines):
-            name = label if index == 0 else ""
-            self.rows.append(((f" {name:<{_LABEL}} ", self.look.quiet), (line, getattr(self.look, style))))
-
-    def status(self, label: str, status: str) -> None:
-        """Add a status with icon and word."""
-        sign = mark(status)
-        self.rows.append(
-            ((f" {label:<{_LABEL}} ", self.look.quiet), (f"{sign.icon} {sign.word}", sign.style(self.look)))
-        )
-
-    def text(self, text: str, style: str = "text") -> None:
-        """Add free text."""
-        self.rows += [
-            ((f" {line}", getattr(self.look, style)),) for line in wrap(text, self.width - 2, limit=2000)
-        ]
-
-    def table(self, values: Mapping[str, object]) -> None:
-        """Add names and values."""
-        for name, value in values.items():
-            self.fact(name, value)
 
 
 def title_of(subject: Subject) -> str:
@@ -84,6 +24,7 @@ def title_of(subject: Subject) -> str:
         "alerts": "Alerts",
         "canary": "Canary",
         "phase": f"Phase {subject.key}",
+        **TITLES,
     }
     return words.get(subject.kind, f"{subject.kind.capitalize()} {subject.key}")
 
@@ -129,6 +70,8 @@ def _agent(view: View, key: str, sheet: Sheet) -> None:
     sheet.fact("last operation", f"{agent.op} in {agent.phase}" if agent.op else "never called")
     sheet.fact("when", f"{agent.at}, {view.age(agent.at)}, took {agent.took_ms:.0f} ms" if agent.at else "")
     sheet.fact("calls", agent.calls)
+    attempts = view.state.people.reverified.get(key)
+    sheet.fact("verified again", f"{attempts} attempts, asked for by a person" if attempts else "", "warn")
     sheet.fact("domain", agent.entry.domain)
     sheet.fact("phases", ", ".join(agent.entry.phases))
     sheet.fact("in the plan", "required" if agent.entry.required else "not required")
@@ -173,7 +116,7 @@ def _verdict(view: View, gate: GateView, sheet: Sheet) -> None:
         sheet.fact("threshold", threshold)
     sheet.table(gate.metrics)
     for service, digest in gate.images.items():
-        sheet.fact(f"image {service}"[:_LABEL], digest)
+        sheet.fact(f"image {service}"[:LABEL], digest)
     sheet.fact("plan", gate.plan_sha256)
 
 
@@ -243,7 +186,7 @@ def _canary(view: View, key: str, sheet: Sheet) -> None:
         sheet.table({f"burn {name}": value for name, value in last.burn.items()})
     sheet.head("Deployments (ready of desired)")
     for name, counts in sorted(canary.replicas.items()):
-        sheet.fact(name[:_LABEL], " of ".join(str(count) for count in reversed(counts)))
+        sheet.fact(name[:LABEL], " of ".join(str(count) for count in reversed(counts)))
 
 
 def _alerts(view: View, key: str, sheet: Sheet) -> None:
@@ -265,4 +208,5 @@ _WRITERS: dict[str, Callable[[View, str, Sheet], None]] = {
     "record": _record,
     "canary": _canary,
     "alerts": _alerts,
+    **WRITERS,
 }

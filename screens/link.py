@@ -16,6 +16,8 @@ from cockpit.screens.view import Desk, Sent
 
 _EVERY = 1.0
 _KEPT = 20.0
+_ANSWERED, _CHECKED = 5.0, 30.0
+"""Seconds for an answer; a second factor may have to be checked elsewhere first."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,7 +61,16 @@ class Link:
             await client.close()
 
     async def send(
-        self, kind: Kind, state: ReleaseState, *, reason: str = "", question: str = "", answer: str = ""
+        self,
+        kind: Kind,
+        state: ReleaseState,
+        *,
+        reason: str = "",
+        question: str = "",
+        answer: str = "",
+        agent: str = "",
+        to: str = "",
+        seconds: float = 0.0,
     ) -> bool:
         """Send a command at once; says whether the conductor took it. What went wrong shows on the screen."""
         sending = _Sending(kind, self._clock.monotonic(), state.halt.epoch if state.halt else -1)
@@ -67,7 +78,16 @@ class Link:
         client = ControlClient(self._run_dir, source=self._source)
         try:
             await client.connect(hello=False)
-            reply = await client.send(kind, reason=reason, question=question, answer=answer)
+            reply = await client.send(
+                kind,
+                reason=reason,
+                question=question,
+                answer=answer,
+                agent=agent,
+                to=to,
+                seconds=seconds,
+                deadline=_CHECKED if kind == "step-up" else _ANSWERED,
+            )
         except CockpitError as error:
             self._note(sending, trouble=visible(error.what, limit=200))
             return False

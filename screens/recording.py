@@ -11,8 +11,6 @@ from cockpit.journal.reader import JOURNAL_NAME, Block, read_blocks
 from cockpit.journal.upcast import decode
 from cockpit.screens.view import Chain
 
-_MAX_PLAN = 1 << 20
-
 
 def read_recording(run_dir: Path, take: Callable[[list[AnyEvent]], object]) -> Chain:
     """Hand over the events block by block up to the first unreadable one; then say what verification found.
@@ -52,22 +50,3 @@ def read_recording(run_dir: Path, take: Callable[[list[AnyEvent]], object]) -> C
         return Chain("broken", -1, "; ".join(problem.what for problem in report.problems[:3]))
     found = f"{report.records} records, {report.heads_checked} signed heads"
     return Chain("verified" if report.closed else "not closed", -1, found)
-
-
-def firing_factors(plan: bytes) -> tuple[float, ...]:
-    """Return the burn rates at which the alert fires from a stored plan; none when not found."""
-    # Read as plain data on purpose: the plan's model belongs to the conductor and costs a screen its start.
-    from ruamel.yaml import YAML
-    from ruamel.yaml.error import YAMLError
-
-    if len(plan) > _MAX_PLAN:
-        return ()
-    try:
-        found: object = YAML(typ="safe", pure=True).load(plan.decode())
-    except (YAMLError, UnicodeDecodeError):
-        return ()
-    for name in ("canary", "burn", "windows"):
-        found = found.get(name) if isinstance(found, dict) else None
-    windows = found if isinstance(found, list) else []
-    factors = (window.get("factor") for window in windows if isinstance(window, dict))
-    return tuple(sorted({float(one) for one in factors if isinstance(one, (int, float)) and one > 0}))

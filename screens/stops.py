@@ -1,19 +1,16 @@
-"""What a person does to the release: HALT, ROLLBACK, decide, note, leave. HALT acts first and asks after."""
+"""What a person does to the release: HALT, ROLLBACK, decide, leave. HALT acts first and asks after."""
 
 from __future__ import annotations
 
 import asyncio
-from typing import TYPE_CHECKING
 
-from cockpit.control.messages import Kind
 from cockpit.journal.state import QuestionView, ReleaseState
+from cockpit.screens.acting import Acting
 from cockpit.screens.alerts import waiting_questions
 from cockpit.screens.dialogs import Ask, Choose, Confirm
 from cockpit.screens.look import seconds_of, span, wrap
 from cockpit.screens.view import View
-
-if TYPE_CHECKING:
-    from cockpit.screens.app import CockpitApp
+from cockpit.screens.waits import decisions, open_requests
 
 _SEEN_WITHIN = 50
 _HALT_OPTIONS = (
@@ -24,11 +21,8 @@ _HALT_OPTIONS = (
 _HALT_ANSWERS = {"rollback", "roll back", "resume", "stay"}
 
 
-class Stops:
-    """The flows behind the keys; every refusal says why."""
-
-    def __init__(self, app: CockpitApp) -> None:
-        self._app = app
+class Stops(Acting):
+    """The flows behind the keys that stop a release and answer for it."""
 
     # -- HALT -------------------------------------------------------------------------------------------
 
@@ -108,7 +102,7 @@ class Stops:
         """Ask what waits for a person."""
         if self._blocked("This"):
             return
-        if not _halted(self._state) and not waiting_questions(self._view):
+        if not decisions(self._view) and not waiting_questions(self._view):
             self._app.notice("Nothing waits for a decision.")
             return
         self._app.run_worker(
@@ -126,6 +120,10 @@ class Stops:
             await self._halt_choice(choice)
         elif waiting:
             await self._answer(waiting[0])
+        elif open_requests(self._view):
+            await self._app.signing.approving()
+        elif self._state.people.offered_to:
+            self._app.tools.accept()
 
     async def _halt_choice(self, choice: str | None) -> None:
         if choice == "rollback":
@@ -152,21 +150,7 @@ class Stops:
         else:
             await self._send("answer", question=question.question, answer=answer)
 
-    # -- the rest ---------------------------------------------------------------------------------------
-
-    def note(self) -> None:
-        """Write a remark into the journal."""
-        if not self._blocked("A note"):
-            self._app.run_worker(self._note(), name="note", group="note", exclusive=True, exit_on_error=False)
-
-    async def _note(self) -> None:
-        text = await self._app.push_screen_wait(Ask("Note", ["A remark for the journal."], needed=True))
-        if text and await self._send("note", reason=text):
-            self._app.notice("Noted.")
-
-    def break_glass(self) -> None:
-        """Say that there is no break-glass yet."""
-        self._app.notice("Break-glass is not built yet: it arrives with approvals. Nothing was changed.")
+    # -- leaving ----------------------------------------------------------------------------------------
 
     def leave(self) -> None:
         """Leave; ask only while a release is live."""
@@ -188,39 +172,6 @@ class Stops:
         ]
         if await self._app.push_screen_wait(Confirm("Leave the screen?", words, "Leave")):
             self._app.exit()
-
-    async def _send(self, kind: Kind, *, reason: str = "", question: str = "", answer: str = "") -> bool:
-        link = self._app.link
-        if link is None:
-            return False
-        taken = await link.send(kind, self._state, reason=reason, question=question, answer=answer)
-        self._app.repaint()
-        if not taken:
-            trouble = next((sent.trouble for sent in link.desk().sent if sent.kind == kind), "")
-            self._app.notice(f"{kind.upper()} NOT DELIVERED: {trouble}", bad=True)
-        return taken
-
-    def _blocked(self, what: str) -> bool:
-        """Say why something cannot be done here; says whether it cannot."""
-        view = self._view
-        if view.mode == "replay":
-            self._app.notice(f"{what} is not possible: this is a recording, there is nothing to act on.")
-        elif self._app.link is None:
-            how = f"cockpit follow --control --run {view.desk.run_dir or 'DIR'}"
-            self._app.notice(f"{what} is not possible: {view.desk.reason}. With control: {how}")
-        elif view.state.closed is not None:
-            self._app.notice(f"{what} is not possible: the run has ended ({view.state.closed.outcome}).")
-        else:
-            return False
-        return True
-
-    @property
-    def _view(self) -> View:
-        return self._app.view
-
-    @property
-    def _state(self) -> ReleaseState:
-        return self._app.view.state
 
 
 def _halted(state: ReleaseState) -> bool:

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from typing import Literal
 
 from cockpit.journal.projection import Projection
+from cockpit.journal.standing import Standing, standing
 from cockpit.journal.state import ReleaseState
 from cockpit.screens.look import seconds_of, span
+from cockpit.screens.planned import Planned
 
 Mode = Literal["live", "follow", "replay"]
 Checked = Literal["as read", "unverified", "verified", "not closed", "broken"]
@@ -73,6 +76,19 @@ class Playback:
         return "max" if math.isinf(self.speed) else f"{self.speed:g}×"
 
 
+Role = Literal["bad", "warn", "good", "busy"]
+
+
+@dataclass(frozen=True, slots=True)
+class Alert:
+    """One thing to know: a line for the banner, more for the list. `banner` false: the list only."""
+
+    role: Role
+    text: str
+    more: tuple[str, ...] = ()
+    banner: bool = True
+
+
 @dataclass(frozen=True, slots=True)
 class View:
     """Everything a pane may look at. `now` is Unix seconds: the wall clock, or the moment replayed."""
@@ -84,10 +100,29 @@ class View:
     chain: Chain = field(default_factory=Chain)
     desk: Desk = field(default_factory=Desk)
     playback: Playback | None = None
-    factors: tuple[float, ...] = ()
-    """Burn rates at which the alert fires, from the plan; empty when it cannot be read."""
+    plan: Planned = field(default_factory=Planned)
+    """The plan's facts; empty when it cannot be read."""
     trouble: str = ""
     """Why the journal cannot be read at present."""
+    stands: Standing = field(init=False)
+    """Where the run stands at the moment shown, as `cockpit status` says it."""
+
+    def __post_init__(self) -> None:
+        """Work out where the run stands, once for all panes."""
+        object.__setattr__(self, "stands", standing(self.state, self.moment))
+
+    @property
+    def factors(self) -> tuple[float, ...]:
+        """Burn rates at which the alert fires."""
+        return self.plan.factors
+
+    @property
+    def moment(self) -> datetime:
+        """The moment shown."""
+        try:
+            return datetime.fromtimestamp(self.now, UTC)
+        except (OverflowError, ValueError, OSError):
+            return datetime.max.replace(tzinfo=UTC)
 
     def age(self, at: str) -> str:
         """Return how old something recorded at `at` is, in words; `no data` when there is none."""

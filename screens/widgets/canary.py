@@ -7,7 +7,7 @@ from typing import ClassVar
 
 from cockpit.base.text import visible
 from cockpit.journal.state import CanaryView, LookView
-from cockpit.screens.look import Row, Segment, clip, fit, mark, number, width_of
+from cockpit.screens.look import Row, Segment, clip, fit, mark, number, span, width_of
 from cockpit.screens.view import View
 from cockpit.screens.widgets.pane import Pane
 
@@ -42,7 +42,10 @@ class Canary(Pane):
         if not canary.step:
             return "Canary · not started"
         stage = f" · {visible(canary.stage, limit=20)}" if canary.stage else ""
-        return f"Canary · step {canary.step}/{len(steps)}{stage}"
+        people = view.state.people
+        extended = f" · +{span(people.extended_s)}" if people.extended_s else ""
+        paused = " · PAUSED" if people.paused else ""
+        return f"Canary · step {canary.step}/{len(steps)}{stage}{extended}{paused}"
 
     def fresh(self, view: View) -> str:
         """Return when weight or analysis was last seen."""

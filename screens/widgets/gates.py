@@ -10,6 +10,7 @@ from cockpit.base.text import visible
 from cockpit.journal.state import GateView
 from cockpit.screens.look import Row, Segment, fit, mark, number
 from cockpit.screens.view import View
+from cockpit.screens.waits import overridden
 from cockpit.screens.widgets.pane import Pane
 
 
@@ -50,18 +51,22 @@ class Gates(Pane):
             head = f"{sign.icon} {fit(name, 13)} {fit(sign.word, 14)}"
             rows.append(((head, sign.style(look) + Style(bold=True)), (fit(reason, width - 30), look.quiet)))
             self._ids.append(f"required/{name}")
+        over = overridden(view)
         for gate in sorted(view.state.gates, key=_order):
-            rows.append(self._verdict(gate, width))
+            rows.append(self._verdict(gate, width, view, over))
             self._ids.append(gate_key(gate))
         if not rows:
             self._ids = [""]
             return [((" no verdict yet", look.quiet),)]
         return rows
 
-    def _verdict(self, gate: GateView, width: int) -> Row:
+    def _verdict(self, gate: GateView, width: int, view: View, overridden: set[str]) -> Row:
         look = self.look
         sign = mark(gate.outcome if gate.verdict != "pass" else "pass")
         step = f" step {gate.step}" if gate.step else ""
+        attempts = view.state.people.reverified.get(gate.agent)
+        again = f"attempt {attempts}: " if attempts else ""
+        over = "OVERRIDDEN: " if gate.verdict != "pass" and gate.phase_gate in overridden else ""
         head: list[Segment] = [
             (f"  {sign.icon} {fit(sign.word, 8)}", sign.style(look)),
             (f" {fit(gate.phase_gate, 13)}", look.text),
@@ -70,7 +75,10 @@ class Gates(Pane):
         said = gate.reason if gate.verdict != "pass" and gate.reason else _metrics(gate)
         return (
             *head,
-            (fit(f"{said}{step}", width - 29), look.text if gate.verdict != "pass" else look.quiet),
+            (
+                fit(f"{over}{again}{said}{step}", width - 29),
+                look.text if gate.verdict != "pass" else look.quiet,
+            ),
         )
 
 

@@ -7,6 +7,7 @@ from datetime import UTC, datetime
 from cockpit.base.text import visible
 from cockpit.screens.look import Look, Row, clock, seconds_of, spread, width_of
 from cockpit.screens.view import View
+from cockpit.screens.waits import escalated, glass
 from cockpit.screens.widgets.line import Lines
 
 _CHAINS = {
@@ -53,6 +54,12 @@ def _badges(view: View, look: Look) -> Row:
         words.append((word, getattr(look, role)))
     if state.halt is not None and state.halt.active and state.closed is None:
         words.append(("HALTED", look.bad))
+    if glass(view).overridden:
+        words.append(("GLASS", look.bad))
+    if escalated(view):
+        words.append(("ESCALATED", look.bad))
+    if state.people.paused and state.closed is None:
+        words.append(("PAUSED", look.warn))
     if state.closed is not None:
         words.append(("CLOSED", look.good if state.closed.exit == 0 else look.bad))
     row: list[tuple[str, object]] = []
@@ -82,7 +89,8 @@ def _now(view: View, look: Look, width: int) -> Row:
     run = view.state.run
     who: Row = ()
     if run is not None and width >= 100:
-        who = ((f"{visible(run.operator, limit=24)}@{visible(run.host, limit=24)}   ", look.quiet),)
+        operator = visible(view.stands.operator, limit=24)
+        who = ((f"{operator}@{visible(run.host, limit=24)}   ", look.quiet),)
     if run is not None and width >= 130:
         who = ((f"run {visible(run.run_id, limit=40)}   ", look.quiet), *who)
     now = datetime.fromtimestamp(view.now, UTC).strftime("%H:%M:%S" if width < 100 else "%Y-%m-%d %H:%M:%S")

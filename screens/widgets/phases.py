@@ -6,7 +6,7 @@ from typing import ClassVar
 
 from cockpit.base.text import visible
 from cockpit.journal.state import PhaseView
-from cockpit.screens.look import PLAIN, Row, Segment, fit, mark, seconds_of, span
+from cockpit.screens.look import PLAIN, Row, Segment, fit, mark, seconds_of, span, width_of
 from cockpit.screens.view import View
 from cockpit.screens.widgets.pane import Pane
 
@@ -73,7 +73,33 @@ class Phases(Pane):
         lower += self._cell(phases.get("P3"), "P3", cell)
         rest = 2 * gap + cell - 1
         lower.append(("─" * rest + "┘", line))
+        lower += self._stages(view, width - width_of(lower))
         return [tuple(upper), tuple(lower)]
+
+    def _stages(self, view: View, width: int) -> list[Segment]:
+        """Return the environments in the order they take the release, where the plan has some before prod."""
+        look, canary = self.look, view.state.canary
+        if not view.state.work.stages or view.state.run is None:
+            return []
+        parts: list[Segment] = []
+        for one in view.state.work.stages:
+            sign = mark(one.result or "running")
+            at = "" if one.result else f" {visible(one.stage, limit=8)} {one.weight} %"
+            parts.append((f"{sign.icon} {visible(one.env, limit=10)}{at}", sign.style(look)))
+        prod = "pending"
+        if view.state.rollback is not None:
+            prod = "fail"
+        elif canary.released:
+            prod = "pass"
+        elif canary.step:
+            prod = "running"
+        sign = mark(prod)
+        at = f" {canary.desired} %" if prod == "running" else ""
+        parts.append((f"{sign.icon} {visible(view.state.run.environment, limit=10)}{at}", sign.style(look)))
+        row: list[Segment] = []
+        for index, part in enumerate(parts):
+            row += [("  " if index == 0 else " → ", look.quiet), part]
+        return row if width_of(row) <= width else []
 
     def _cell(self, phase: PhaseView | None, name: str, cell: int) -> list[Segment]:
         sign = mark(phase.status if phase else "pending")

@@ -210,7 +210,7 @@ async def test_rollback_from_the_halt_question_asks_once_more(tmp_path: Path) ->
             await until(pilot, lambda: conductor.kinds == ["halt", "rollback"], what="rollback on the wire")
 
 
-@pytest.mark.parametrize("key", ["H", "R", "n", "d"])
+@pytest.mark.parametrize("key", ["H", "R", "n", "d", "B", "s", "A", "p", "e", "v", "o", "O", "u", "P"])
 async def test_without_control_each_blocked_key_says_why(key: str) -> None:
     app = live_app(EVENTS, control=False, mode="follow")
     async with app.run_test(size=(120, 40), notifications=True) as pilot:
@@ -218,16 +218,6 @@ async def test_without_control_each_blocked_key_says_why(key: str) -> None:
         assert "READ-ONLY" in screen_text(app)
         await pilot.press(key)
         await shows(pilot, "is not possible", "cockpit follow --control")
-
-
-async def test_break_glass_says_that_it_is_not_built(tmp_path: Path) -> None:
-    async with serving(tmp_path, Conductor()) as conductor:
-        app = live_app(EVENTS, folder=tmp_path)
-        async with app.run_test(size=(120, 40), notifications=True) as pilot:
-            await loaded(pilot, app, EVENTS)
-            await pilot.press("B")
-            await shows(pilot, "Break-glass is not built yet")
-            assert conductor.kinds == []
 
 
 async def test_a_note_and_an_answer_go_to_the_conductor(tmp_path: Path) -> None:

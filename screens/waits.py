@@ -1,0 +1,178 @@
+"""What waits for a person or for its time, as banners, badges and bells: all from where the run stands."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from cockpit.base.text import visible
+from cockpit.journal.standing import Wait
+from cockpit.journal.state_people import RequestView, WaitView
+from cockpit.screens.look import seconds_of, span
+from cockpit.screens.view import Alert, View
+from cockpit.verdicts.approvals import GlassFacts, glass_facts
+
+HARD_STOP = ("incident", "evidence", "notify", "fix_train")
+"""The stages of seed section 8 after a rollback, in their order."""
+
+_DECISIONS = ("halt", "question", "approval", "handover")
+
+
+def decisions(view: View) -> list[Wait]:
+    """Return what waits for a person to decide."""
+    return [wait for wait in view.stands.waits if wait.kind in _DECISIONS and not _of_halt(wait)]
+
+
+def _of_halt(wait: Wait) -> bool:
+    # The question a HALT puts is the HALT, however often it is put.
+    return wait.kind == "question" and {"resume", "stay"} <= set(wait.options)
+
+
+def called(view: View, wait: Wait) -> WaitView | None:
+    """Return who was called for a decision and who attends to it, if anybody was."""
+    sitting = view.state.people.sitting
+    epoch = view.state.halt.epoch if view.state.halt is not None else 0
+    name = {
+        "halt": f"halt:{f'{sitting}.' if sitting > 1 else ''}{epoch}",
+        "question": f"question:{wait.id}",
+        "approval": f"request:{wait.id}",
+    }.get(wait.kind, "")
+    return next((one for one in view.state.people.waits if one.what == name), None)
+
+
+def escalated(view: View) -> bool:
+    """Tell whether a decision waits that was escalated and that nobody attends to."""
+    found = (called(view, wait) for wait in decisions(view))
+    return any(one is not None and one.level == "escalate" and not one.by for one in found)
+
+
+def rings(view: View) -> set[str]:
+    """Return a name for each thing the bell rings for, once each: a decision, and its escalation."""
+    names = set()
+    for wait in decisions(view):
+        names.add(f"{wait.kind}:{wait.id}")
+        one = called(view, wait)
+        if one is not None and one.level == "escalate" and not one.by:
+            names.add(f"escalated:{wait.kind}:{wait.id}")
+    return names
+
+
+def open_requests(view: View) -> list[RequestView]:
+    """Return the requests for approval that wait."""
+    if view.state.closed is not None:
+        return []
+    return [one for one in view.state.people.requests if not one.result]
+
+
+def glass(view: View) -> GlassFacts:
+    """Return what broken glass comes to at the moment shown."""
+    try:
+        return glass_facts(view.state.people.glasses, view.moment)
+    except ValueError:
+        return GlassFacts()
+
+
+def overridden(view: View) -> set[str]:
+    """Return the phase gates break-glass overrides at the moment shown."""
+    return set(glass(view).overridden)
+
+
+def left(view: View, until: str) -> str:
+    """Return how long it is to a moment, in words; empty when there is none."""
+    at = seconds_of(until)
+    if at is None:
+        return ""
+    return f"in {span(at - view.now)}" if at > view.now else f"{span(view.now - at)} ago"
+
+
+# -- alerts -------------------------------------------------------------------------------------------
+
+
+def wait_alerts(view: View) -> Iterator[Alert]:
+    """Yield a line for the approvals, offers and times that wait; HALT and questions have their own."""
+    can = view.mode != "replay" and view.desk.control
+    waiting = [wait for wait in decisions(view) if wait.kind == "approval"]
+    if waiting:
+        first = waiting[0]
+        count = f"{len(waiting)} APPROVALS WAIT, first " if len(waiting) > 1 else "APPROVAL WAITS: "
+        expires = f" · expires {left(view, first.until)}" if first.until else ""
+        how = " · s signs" if can else ""
+        short = _short(view, first)
+        yield Alert("warn", f"? {count}{short}{_attended(view, first)}{expires}{how}", _requests(view))
+    for wait in decisions(view):
+        if wait.kind == "handover":
+            how = " · O takes over" if can else ""
+            yield Alert("warn", f"? HANDED OVER to {visible(wait.id, limit=60)}, not taken yet{how}")
+    for name in rings(view):
+        if name.startswith("escalated:"):
+            how = " · A acknowledges" if can else ""
+            yield Alert("bad", f"! ESCALATED, nobody has acknowledged: {_text_of(view, name)}{how}")
+
+
+def _text_of(view: View, name: str) -> str:
+    kind, _, key = name.removeprefix("escalated:").partition(":")
+    found = (wait.text for wait in decisions(view) if (wait.kind, wait.id) == (kind, key))
+    return visible(next(found, ""), limit=120)
+
+
+def _short(view: View, wait: Wait) -> str:
+    ask = next((one for one in view.state.people.requests if one.request == wait.id), None)
+    if ask is None:
+        return visible(wait.text, limit=120)
+    counted = sum(one.counted and one.decision == "approve" for one in ask.statements)
+    return f"{visible(ask.asked, limit=30)} {counted}/{ask.threshold}: {visible(ask.text, limit=90)}"
+
+
+def _attended(view: View, wait: Wait) -> str:
+    one = called(view, wait)
+    return f" · {visible(one.by, limit=30)} attends" if one is not None and one.by else ""
+
+
+def _requests(view: View) -> tuple[str, ...]:
+    return tuple(
+        f"{one.request} {one.asked} for {one.requester}: {one.text}; expires {one.expires}"
+        for one in open_requests(view)
+    )
+
+
+def time_alerts(view: View) -> Iterator[Alert]:
+    """Yield what waits for its time, and a bake that stands still."""
+    state, people = view.state, view.state.people
+    if state.closed is not None:
+        return
+    if people.paused:
+        how = " · p lets it go on" if view.mode != "replay" and view.desk.control else ""
+        yield Alert("warn", f"‖ BAKE PAUSED: its clock stands still, the analysis goes on{how}")
+    if people.lost:
+        yield Alert("bad", f"! NO OPERATOR: no front end was left; the plan says {people.lost}")
+    soak = people.soak
+    if soak is not None and soak.state == "broken":
+        yield Alert(
+            "warn", f"! SOAK BROKEN ({soak.broken}×), it starts again: {visible(soak.reason, limit=120)}"
+        )
+    for wait in view.stands.waits:
+        if wait.kind in ("due", "soak"):
+            yield Alert("busy", f"· {visible(wait.text, limit=100)}: {left(view, wait.until)} ({wait.until})")
+
+
+def people_alerts(view: View) -> Iterator[Alert]:
+    """Yield broken glass, unmet obligations and a hard stop that is not finished."""
+    people = view.state.people
+    facts = glass(view)
+    for gate, name in facts.overridden.items():
+        one = next(one for one in people.glasses if one.glass == name)
+        who = f"{one.by} and {one.second}" if one.second else f"{one.by}, to be reviewed by {one.review_by}"
+        text = f"! BREAK-GLASS over {gate}, ends {left(view, one.expires)}: {visible(one.reason, limit=90)}"
+        yield Alert("warn", text, (f"by {who}", "The gate's verdict stays what it is."))
+    for problem in facts.problems:
+        yield Alert("bad", f"! {problem}")
+    for decision in people.decisions:
+        if decision.unmet:
+            unmet = ", ".join(decision.unmet)
+            yield Alert(
+                "warn", f"policy: {decision.action} lacks {unmet}", tuple(decision.reasons), banner=False
+            )
+    for stage in people.hard_stop:
+        if not stage.ok:
+            yield Alert(
+                "bad", f"hard stop: {stage.stage} NOT DONE: {visible(stage.detail, limit=160)}", banner=False
+            )
