@@ -106,7 +106,7 @@ class People:
         if entry.get("type") == "phase.started.v1" and entry["phase"] == "P6" and self._terminal is None:
             command = [sys.executable, "-m", "cockpit", "follow", "--control", "--run", str(self._folder)]
             self._terminal = await Terminal.open(command, {**os.environ, "COCKPIT_OPERATOR": "operator"})
-            self._note("operator", command, "sits down")
+            self._note("operator", command[3:], "sits down")
         elif (
             entry.get("type") == "canary.stage.v1"
             and (entry["step"], entry["stage"]) == (2, "bake")

@@ -36,7 +36,7 @@ BASELINE_RPS = 26.0
 SPIKE_RPS = 36.0
 STAGES_RUN = True
 """Whether the release takes dev and stage before prod."""
-GA_RUN = False
+GA_RUN = True
 """Whether flags ramp, and P8 flips them and looks at the KPIs."""
 DRILLS_RUN = True
 """Whether P5 holds its drills."""

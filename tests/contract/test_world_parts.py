@@ -53,7 +53,7 @@ def test_the_plan_is_valid_at_every_pace_and_in_every_scenario(name: str, scenar
 def test_the_plan_says_what_it_waives_and_holds_no_secret() -> None:
     text = dump(plan_data())
     plan = Plan.model_validate(plan_data())
-    assert {waiver.what for waiver in plan.waivers} == {"approvals", "standby"}
+    assert {waiver.what for waiver in plan.waivers} == {"approvals", "standby", "flag-proof"}
     assert all(waiver.owner and waiver.reason for waiver in plan.waivers)
     assert plan.targets.kubernetes.token.ref.startswith("file:world/secrets/")
     assert "stand-in" in text.splitlines()[0]
