@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from cockpit.agentkit.artifacts import FOLDER
-from cockpit.agents import cab_messages, comms, flag_audit, kpi, notary
+from cockpit.agents import cab_messages, chaos, comms, flag_audit, kpi, notary
 from cockpit.base.text import visible
 from cockpit.journal.base import Event
 from cockpit.journal.events import ArtifactSigned, EvidencePending, MessagePosted, RiskChanged
@@ -34,6 +34,9 @@ def events_of(agent: str, response: AgentResponse, run_dir: Path, state: Release
         return cab_messages.events_of(_read(run_dir, cab_messages.CALENDAR), response.trace_id, state)
     if agent == "A3" and notary.INDEX in named:
         return _signatures(_read(run_dir, notary.INDEX), state)
+    if agent == "A36":
+        drills = [_read(run_dir, path) for path in sorted(named - {chaos.VERDICT})]
+        return [event for one in drills for event in chaos.events_of(one, response.trace_id)]
     if agent == "A37":
         kept = [_read(run_dir, path) for path in sorted(named) if _INCIDENT.fullmatch(path)]
         return [event for one in kept for event in _incidents(one, response.trace_id)]

@@ -14,6 +14,7 @@ from cockpit.agentkit.external import ExternalAgents, roster_with
 from cockpit.agents.records import events_of
 from cockpit.agents.roster import ROSTER
 from cockpit.backends.cluster import KubernetesCluster
+from cockpit.backends.drills import NamespaceDrills
 from cockpit.backends.flags import ConfigMapFlags
 from cockpit.backends.forge import GitRepo
 from cockpit.backends.http import BoundedHttpReader
@@ -95,6 +96,8 @@ class Backends:
             await cluster.close()
         if isinstance(self.handles.flags, ConfigMapFlags):
             await self.handles.flags.close()
+        if isinstance(self.handles.drills, NamespaceDrills):
+            await self.handles.drills.close()
 
 
 @dataclass(frozen=True)
@@ -383,6 +386,10 @@ def backends_of(loaded: LoadedPlan, clock: Clock, redactor: Redactor, *, abortin
             evaluate_url=target.evaluate_url,
         )
 
+    def drills() -> NamespaceDrills | None:
+        chaos = plan.chaos
+        return None if chaos is None else NamespaceDrills(kubernetes(chaos.namespace), chaos.namespace)
+
     def issues() -> GitHubIssues | None:
         target = targets.issues
         if target is None:
@@ -436,6 +443,7 @@ def backends_of(loaded: LoadedPlan, clock: Clock, redactor: Redactor, *, abortin
         webhooks=Webhook({hook.name: secret(hook.secret) for hook in targets.webhooks if hook.secret}),
         issues=issues(),
         flags=flags(),
+        drills=drills(),
         redactor=redactor,
     )
     stages: dict[str, KubernetesCluster] = {s.environment: kubernetes(s.namespace) for s in plan.stages}

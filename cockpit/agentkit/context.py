@@ -20,6 +20,7 @@ from cockpit.verdicts.rule import Judgement, Rule
 
 if TYPE_CHECKING:  # the clients' libraries are heavy; only those used are loaded, by wiring
     from cockpit.backends.cluster import ClusterReader
+    from cockpit.backends.drills import DrillGround, DrillReader
     from cockpit.backends.flags import FlagsReader, FlagsWriter
     from cockpit.backends.forge import GitRepo
     from cockpit.backends.http import HttpReader
@@ -76,6 +77,7 @@ class Handles:
     webhooks: WebhookSender | None = None
     issues: IssueTracker | None = None
     flags: FlagsWriter | None = None
+    drills: DrillGround | None = None
     redactor: Redactor = field(default_factory=Redactor)
     """Knows the run's secrets: what an agent keeps of the world goes through it."""
 
@@ -198,6 +200,19 @@ class Context:
         if self.effects is None:
             raise EffectRefused(f"{self.request.op} must not change a flag", reason="capability")
         return writer
+
+    @property
+    def drills(self) -> DrillReader:
+        """Return the pods drills are held with, read-only (capability `kubernetes`)."""
+        return self._handle("kubernetes", self.handles.drills)
+
+    @property
+    def drill_ground(self) -> DrillGround:
+        """Return the pods drills are held with, through the effects (APPLY only)."""
+        ground = self._handle("kubernetes", self.handles.drills)
+        if self.effects is None:
+            raise EffectRefused(f"{self.request.op} must not kill a pod", reason="capability")
+        return ground
 
     @property
     def step(self) -> int:

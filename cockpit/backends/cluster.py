@@ -80,6 +80,10 @@ class Cluster(ClusterReader, Protocol):
         """Create an object; raises Conflict when it exists."""
         ...
 
+    async def delete(self, kind: Kind, name: str, *, uid: str) -> None:
+        """Delete exactly the object with that uid; raises Conflict when another has its name by now."""
+        ...
+
     async def close(self) -> None:
         """Close all connections."""
         ...
@@ -202,6 +206,17 @@ class KubernetesCluster:
             resource.create(
                 namespace=self._namespace, body=body, field_manager="release-cockpit", **self._options()
             ),
+        )
+
+    async def delete(self, kind: Kind, name: str, *, uid: str) -> None:
+        """Delete exactly the object with that uid; see Cluster."""
+        if not uid:
+            raise BackendGarbage(f"{kind.plural}/{name} has no uid", where=self._url)
+        resource = self._resource(kind)
+        body = {"apiVersion": "v1", "kind": "DeleteOptions", "preconditions": {"uid": uid}}
+        await self._call(
+            f"{kind.plural}/{name}",
+            resource.delete(name=name, namespace=self._namespace, body=body, **self._options()),
         )
 
     async def close(self) -> None:

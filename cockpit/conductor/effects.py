@@ -23,6 +23,8 @@ from cockpit.plan.values import Window
 T = TypeVar("T")
 PROMOTION_VERBS = frozenset({"scale", "shift", "promote", "flip"})
 """What the release window binds, in prod (gates.md, reading 7)."""
+DRILL_VERBS = frozenset({"chaos"})
+"""Drills and attacks: never in prod (docs/agents.md)."""
 _CUT_WITHIN = 2.0
 """Seconds a mutation that is cut off has to end; one that does not must not hold up the stop."""
 
@@ -181,6 +183,8 @@ class EffectsGate:
             raise EffectRefused(f"{what}: the release lock is not held", reason="fence")
         if env not in self._environments:
             raise EffectRefused(f"{what}: the plan does not grant {env}", reason="env")
+        if env == "prod" and verb in DRILL_VERBS:
+            raise EffectRefused(f"{what}: drills are never held in prod", reason="env")
         if env == "prod" and verb in PROMOTION_VERBS and (closed := self._closed()):
             raise EffectRefused(f"{what}: {closed}", reason="window")
 

@@ -121,6 +121,8 @@ class Chaos(Strict):
     environment: Literal["dev", "stage"] = "stage"
     namespace: _Name
     steady: Annotated[tuple[MetricCheck, ...], Field(min_length=1)]
+    window: PositiveSeconds = 30.0
+    """What `{window}` in the steady checks is. After a kill they hold again when it has left the window."""
     experiments: Annotated[tuple[Experiment, ...], Field(min_length=1)]
 
 

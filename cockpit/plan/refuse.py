@@ -16,6 +16,8 @@ Problem = tuple[str, str, str]
 """Field path (`canary.failure_limit`), what is wrong, what would be right."""
 
 _FEWEST_REQUESTS = 10
+_OTHER_DRILLS = frozenset({"resilience", "drain"})
+"""Evidence of A28 and A29 lies in the same folder."""
 _RATIO = re.compile(r"(^|_)(error_rate|ratio|share|parity|availability)$")
 
 
@@ -41,6 +43,7 @@ def unfailable(plan: Plan) -> list[Problem]:
     problems += _unique("phases", plan.phases)
     problems += _unique("agents", plan.agents)
     problems += _after_release(plan)
+    problems += _drills(plan)
     if "P6" not in plan.phases:
         problems.append(("phases", "without P6, the release train, nothing would be released", "add P6"))
     return problems + _unique("required_gates", plan.required_gates)
@@ -61,6 +64,35 @@ def _after_release(plan: Plan) -> list[Problem]:
         problems += _unique("kpis.items", [kpi.name for kpi in plan.kpis.items])
     elif "A43" in plan.agents and "P8" in plan.phases:
         problems.append(("kpis", "A43 has nothing to compare in P8", "declare KPIs, or leave P8 out"))
+    return problems
+
+
+def _drills(plan: Plan) -> list[Problem]:
+    """Drills in prod, of what is not released, or that cannot end in time."""
+    chaos, problems = plan.chaos, []
+    if chaos is None:
+        if "A36" in plan.agents:
+            problems.append(("chaos", "A36 has no drill to hold", "give it, or leave A36 out of the agents"))
+        return problems
+    if chaos.namespace == plan.targets.kubernetes.namespace:
+        problems.append(("chaos.namespace", "this is prod: drills are never held there", "stage's namespace"))
+    for index, check in enumerate(chaos.steady):
+        problems += _check(f"chaos.steady[{index}].threshold", check)
+    problems += _unique("chaos.steady", [check.metric for check in chaos.steady])
+    problems += _unique("chaos.experiments", [one.name for one in chaos.experiments])
+    services = {service.name for service in plan.services}
+    for index, one in enumerate(chaos.experiments):
+        field = f"chaos.experiments[{index}]"
+        if one.service not in services:
+            problems.append(
+                (f"{field}.service", f"{one.service} is no service of the release", "one of them")
+            )
+        if one.name in _OTHER_DRILLS:
+            problems.append((f"{field}.name", "another agent's evidence has this name", "another name"))
+    needed = sum(one.recovers_within for one in chaos.experiments)
+    if needed >= plan.agent_deadline:
+        right = f"less than {plan.agent_deadline:g} s together, or a longer agent_deadline"
+        problems.append(("chaos.experiments", f"recovering may take {needed:g} s", right))
     return problems
 
 

@@ -34,6 +34,7 @@ from cockpit.rehearsal.topology import (
     SERVING,
     STABLE_REPLICAS,
     STABLE_VERSION,
+    STAGE,
     STAGES,
     Behaviour,
     behaviour,
@@ -182,7 +183,9 @@ async def running(
 ) -> AsyncIterator[Platform]:
     """Start the platform, its records in `folder`; everything ends with the context."""
     tokens = {kind: secrets.token_urlsafe(24) for kind in ("world", "conductor")}
-    kube = KubeServer({tokens["world"]: admin(), tokens["conductor"]: conductor((PROD, *STAGES))})
+    kube = KubeServer(
+        {tokens["world"]: admin(), tokens["conductor"]: conductor((PROD, *STAGES), drills=(STAGE,))}
+    )
     await kube.start()
     try:
         for manifest in manifests.platform(images.stable, images.candidate, lax_service=scenario.lax_service):

@@ -56,11 +56,19 @@ PARAMS: dict[str, dict[str, Any]] = {
         "services": ["web"],
         "budget": {"high": 0},
     },
+    "chaos_drill": {
+        "experiments": [{"name": "a", "service": "web", "most": 1, "recovers_within": 5}],
+        "checks": [{"metric": "error_rate", "threshold": "error_rate<0.01"}],
+        "now": 100.0,
+        "max_age": 10.0,
+        "rollback": [],
+    },
     "unmeasured": {},
     "external_statement": {"index": 0},
 }
 OURS = sorted(set(RULES) - {"canary_look"})
 NAMES = ["a", "input", "decision", "checks", "facts", "inventory", "trusted_root", "busy", "workers", "response", "error"]
+NAMES += ["a.record", "a.before.error_rate", "a.after.error_rate", "now.a", "now.error_rate"]
 
 json_values = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=20),

@@ -68,8 +68,11 @@ def admin(name: str = "world") -> User:
     return User(name, (Rule(frozenset({ANY}), ANY, frozenset({ANY})),))
 
 
-def conductor(namespaces: Iterable[str], name: str = "conductor") -> User:
-    """Return the user of a release cockpit: what promotion and rollback need in these namespaces, no more."""
+def conductor(namespaces: Iterable[str], name: str = "conductor", *, drills: Iterable[str] = ()) -> User:
+    """Return the user of a release cockpit: what promotion and rollback need in these namespaces, no more.
+
+    In `drills`, which are never prod's, it may delete pods.
+    """
     spaces = frozenset(namespaces)
     read = frozenset({"get", "list", "watch"})
     change = read | {"patch", "update"}
@@ -79,6 +82,7 @@ def conductor(namespaces: Iterable[str], name: str = "conductor") -> User:
             Rule(change, "apps", frozenset({"deployments", "deployments/scale"}), spaces),
             Rule(read, "apps", frozenset({"replicasets"}), spaces),
             Rule(read, "", frozenset({"pods", "services", "events"}), spaces),
+            Rule(frozenset({"delete"}), "", frozenset({"pods"}), frozenset(drills)),
             # Feature flags are kept in one.
             Rule(read | {"patch"}, "", frozenset({"configmaps"}), spaces),
             # A namespace is read by its own name, so the grant holds inside it.

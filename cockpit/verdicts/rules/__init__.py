@@ -20,7 +20,7 @@ RULES: dict[str, str] = {
     "contracts_compatible": "cockpit.verdicts.rules.contracts:contracts_compatible",
     "decision_table": "cockpit.verdicts.rules.authz:decision_table",
     "named_checks": "cockpit.verdicts.rules.checks:named_checks",
-    "incident_drill": "cockpit.verdicts.rules.incident:incident_drill",
+    "chaos_drill": "cockpit.verdicts.rules.chaos:chaos_drill",
     "incident_drill": "cockpit.verdicts.rules.incident:incident_drill",
     "cab_record": "cockpit.verdicts.rules.cab:cab_record",
     "go_no_go": "cockpit.verdicts.rules.go_no_go:go_no_go",
