@@ -29,7 +29,9 @@ from cockpit.rehearsal.topology import (
 Data = dict[str, Any]
 
 PHASES = ("P0", "P1", "P2", "P3", "P4", "P6")
-AGENTS = ("A1", "A3", "A4", "A9", "A11", "A15", "A20", "A23", "A26", "A27", "A41", "A43", "A60")
+AGENTS = (
+    "A1", "A2", "A3", "A4", "A9", "A11", "A15", "A19", "A20", "A23", "A26", "A27", "A41", "A43", "A46", "A60",
+)  # fmt: skip
 REQUIRED_GATES = ("slo", "perf", "supply_chain", "migrations", "policy")
 RELEASE_IDENTITY = "release@intelgraph.io"
 BASELINE_RPS = 26.0
@@ -81,6 +83,9 @@ class Endpoints:
     issues_repository: str
     issues_token: str
     flags: str
+    policy: str = ""
+    """An OPA the release puts its policy into; empty: it decides by itself."""
+    policy_token: str = ""
     webhooks: Mapping[str, str] = field(default_factory=dict)
     """Where messages of other shapes than the cockpit's own are posted to."""
 
@@ -94,6 +99,12 @@ _RECEIVERS = (
 """Who is told besides: a webhook's name, its shape, and what it is for."""
 
 
+_EVERY_DAY = ["mon", "tue", "wed", "thu", "fri", "sat", "sun"]
+_HOURS = [
+    {"zone": "UTC", "days": _EVERY_DAY, "start": "00:00", "end": "13:00"},
+    {"zone": "UTC", "days": _EVERY_DAY, "start": "12:00", "end": "01:00"},
+]
+"""Hours for a fix train to go in: they overlap, so that no rehearsal is ever outside of all of them."""
 _FLAG_PROOF = {
     "what": "flag-proof",
     "owner": "@product",
@@ -172,7 +183,7 @@ def build(
         plan["auto_ramp_flags"] = True
         plan["waivers"].append(_FLAG_PROOF)
         # Every day before T-0 has gone by when the window opens; the one after it is short.
-        plan["calendar"] = {"day": seconds(pace.day)}
+        plan["calendar"] = {"day": seconds(pace.day), "windows": _HOURS}
         plan["kpis"] = kpis()
     if DRILLS_RUN:
         _add(plan, "P5", "A37", "A38")
@@ -224,7 +235,9 @@ def _window(now: datetime, lasts: float) -> str:
 
 
 def _targets(endpoints: Endpoints, trust: ImageTrust, pace: Pace) -> Data:
+    engine = {"engine": "opa", "url": endpoints.policy, "token": endpoints.policy_token}
     return {
+        **({"policy": engine} if endpoints.policy else {}),
         "kubernetes": {
             "url": endpoints.kubernetes,
             "token": endpoints.kubernetes_token,

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from cockpit.base.threads import BoundedThreads
 from cockpit.rehearsal.forge import FROM_REF, TO_REF, make_repository
 from cockpit.rehearsal.issues import IssuesServer
+from cockpit.rehearsal.opa import OpaServer
 from cockpit.rehearsal.platform import Images
 from cockpit.rehearsal.registry import BuildSigner, Image, RegistryServer, attach, build_image, push
 from cockpit.rehearsal.registry.predicates import CANDIDATE, PREVIOUS
@@ -59,6 +60,9 @@ class Supply:
     issues_url: str
     issues_repository: str
     issues_token: str
+    policy_url: str
+    """An engine without a policy: the release brings its own."""
+    policy_token: str
 
 
 class Build:
@@ -163,12 +167,13 @@ async def _worsen(sigstore: SigstoreServer, scenario: Scenario) -> None:
 async def supplying(place: Path, scenario: Scenario) -> AsyncIterator[Supply]:
     """Run the supply side, its files below `place`; everything ends with the context."""
     forge = make_repository(place / "repository")
-    webhook_secret = secrets.token_urlsafe(24)
+    webhook_secret, policy_token = secrets.token_urlsafe(24), secrets.token_urlsafe(24)
     async with (
         SigstoreServer() as sigstore,
         RegistryServer() as registry,
         WebhookReceiver(place / "webhooks.jsonl", secret=webhook_secret) as webhook,
         IssuesServer(record=place / "issues.jsonl") as issues,
+        OpaServer(token=policy_token) as policy,
     ):
         commits = (forge.stable, forge.candidate)
         made = make_images(scenario, *commits)
@@ -192,4 +197,6 @@ async def supplying(place: Path, scenario: Scenario) -> AsyncIterator[Supply]:
             issues_url=issues.url,
             issues_repository=issues.repository,
             issues_token=issues.token,
+            policy_url=policy.url,
+            policy_token=policy_token,
         )

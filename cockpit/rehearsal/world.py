@@ -24,8 +24,8 @@ from cockpit.rehearsal.supply import Supply, supplying
 from cockpit.rehearsal.topology import DEV, PERF, STAGE, STAGES
 from cockpit.rehearsal.watch_lock import until_released
 
-_KUBERNETES, _SIGNING, _WEBHOOK, _ISSUES = (
-    f"world/secrets/{name}" for name in ("kubernetes", "signing", "webhook", "issues")
+_KUBERNETES, _SIGNING, _WEBHOOK, _ISSUES, _POLICY = (
+    f"world/secrets/{name}" for name in ("kubernetes", "signing", "webhook", "issues", "policy")
 )
 _FIRST_LOCK = 120.0
 _SETTLE = 1.5
@@ -97,6 +97,7 @@ def _write(folder: Path, scenario: Scenario, pace: Pace, supply: Supply, platfor
         _SIGNING: supply.token_secret,
         _WEBHOOK: supply.webhook_secret,
         _ISSUES: supply.issues_token,
+        _POLICY: supply.policy_token,
     }.items():
         write_private(folder / name, value.encode())
     if scenario.people is not None:
@@ -128,6 +129,8 @@ def _write(folder: Path, scenario: Scenario, pace: Pace, supply: Supply, platfor
         issues_repository=supply.issues_repository,
         issues_token=f"file:{_ISSUES}",
         flags=platform.flags_url,
+        policy=supply.policy_url,
+        policy_token=f"file:{_POLICY}",
     )
     about: dict[str, Any] = {
         "scenario": scenario.name,
@@ -147,6 +150,7 @@ def _write(folder: Path, scenario: Scenario, pace: Pace, supply: Supply, platfor
             "webhook": endpoints.webhook,
             "issues": endpoints.issues,
             "flags": endpoints.flags,
+            "policy": endpoints.policy,
         },
     }
     write_private(place / "world.json", json.dumps(about, indent=2).encode() + b"\n")
