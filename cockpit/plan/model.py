@@ -314,7 +314,7 @@ class Plan(Strict):
     operator_lost_after: PositiveSeconds = 60.0
     """Seconds without any front end that had control before `on_operator_lost` applies."""
     promote_on: Literal["gates", "request"] = "gates"
-    """What begins the promotion: the gates alone, or a Promote v2 that agrees with the plan (seed section 7)."""
+    """What begins the promotion: the gates alone, or a Promote v2 agreeing with the plan (seed section 7)."""
     attention: Attention = Attention()
     approvals: Approvals | None = None
     calendar: Calendar | None = None

@@ -67,7 +67,19 @@ PARAMS: dict[str, dict[str, Any]] = {
     "external_statement": {"index": 0},
 }
 OURS = sorted(set(RULES) - {"canary_look"})
-NAMES = ["a", "input", "decision", "checks", "facts", "inventory", "trusted_root", "busy", "workers", "response", "error"]
+NAMES = [
+    "a",
+    "input",
+    "decision",
+    "checks",
+    "facts",
+    "inventory",
+    "trusted_root",
+    "busy",
+    "workers",
+    "response",
+    "error",
+]
 NAMES += ["a.record", "a.before.error_rate", "a.after.error_rate", "now.a", "now.error_rate"]
 
 json_values = st.recursive(

@@ -369,6 +369,12 @@ class Odd:
         self.written += 1
         return self._item
 
+    async def pod_log(self, pod: str, container: str, *, limit_bytes: int) -> bytes:
+        return b""
+
+    async def delete(self, kind: Any, name: str, *, uid: str) -> None:
+        self.written += 1
+
     async def close(self) -> None:
         pass
 
