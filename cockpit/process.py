@@ -180,7 +180,7 @@ class _Run:
         try:
             async with AsyncExitStack() as stack:
                 wired = await self._begin(
-                    stack, unattended, takeover, lambda: 0, aborting=sitting == "rollback"
+                    stack, unattended, takeover, lambda: 0, aborting=sitting == "rollback", reopened=True
                 )
                 if sitting == "rollback":
                     by = operator()
@@ -190,7 +190,8 @@ class _Run:
                     ending = await wired.release.measure()
                 else:
                     ending = await wired.release.run(wired.progress)
-                await wired.gatekeeper.record_gates()
+                    # After the release they stand as they were judged then: their age is no verdict.
+                    await wired.gatekeeper.record_gates()
         except Exception as error:  # noqa: BLE001 - see release()
             if ending is None:
                 return self._ended_by(error)
@@ -205,13 +206,15 @@ class _Run:
         cause = "the conductor ended before the release did"
         try:
             async with AsyncExitStack() as stack:
-                wired = await self._begin(stack, unattended, "", lambda: 0, aborting=bool(why))
+                wired = await self._begin(stack, unattended, "", lambda: 0, aborting=bool(why), taken_up=True)
                 if why:
                     ending = await wired.release.abort_only(f"{cause}; {why}")
                 else:
                     ending = await wired.release.go_on(cause, wired.progress)
                 await wired.gatekeeper.record_gates()
         except Exception as error:  # noqa: BLE001 - whatever it was, production may be in mid-canary
+            if ending is None and not why:
+                return await self.take_up(unattended, f"it cannot go on: {cause_text(error)}")
             if ending is None:
                 return await self._by_hand(error)
             self._recorder.note(Noted(level="error", text=cause_text(error)))
@@ -225,6 +228,8 @@ class _Run:
         signalled: Callable[[], int],
         *,
         aborting: bool = False,
+        taken_up: bool = False,
+        reopened: bool = False,
     ) -> Wired:
         backends = backends_of(self._loaded, self._clock, self._redactor, aborting=aborting)
         stack.push_async_callback(backends.close)
@@ -243,6 +248,8 @@ class _Run:
             backends,
             unattended=unattended,
             takeover=takeover,
+            taken_up=taken_up,
+            reopened=reopened,
         )
         control = ControlServer(self._run_dir, wired.people, wired.acts, desks=wired.desks)
         api = ApiServer(

@@ -6,7 +6,7 @@ import base64
 import os
 import socket
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from cockpit.agentkit.context import Handles
@@ -17,6 +17,7 @@ from cockpit.backends.cluster import KubernetesCluster
 from cockpit.backends.drills import NamespaceDrills
 from cockpit.backends.flags import ConfigMapFlags
 from cockpit.backends.forge import GitRepo
+from cockpit.backends.gittags import SignedTags
 from cockpit.backends.http import BoundedHttpReader
 from cockpit.backends.issues import GitHubIssues
 from cockpit.backends.load import OpenLoopGenerator
@@ -126,12 +127,21 @@ def wire(
     *,
     unattended: bool,
     takeover: str = "",
+    taken_up: bool = False,
+    reopened: bool = False,
 ) -> Wired:
-    """Put a release together; nothing is connected yet."""
+    """Put a release together; nothing is connected yet.
+
+    `taken_up`: its conductor was killed; `reopened`: its last sitting had closed.
+    """
     plan = loaded.plan
+    # Signed with the key the run's signature bundle certifies.
+    tags = SignedTags(loaded.base / plan.targets.repository.path, key)
+    handles = replace(backends.handles, tags=tags)
     holder = f"{operator()}@{socket.gethostname()}/{recorder.run_id}"
     lease = ReleaseLease(backends.cluster, plan.targets.kubernetes, holder, recorder, clock)
     state = recorder.state()
+    sitting = state.people.sitting + taken_up
     timetable = Timetable(plan, recorder, clock)
     closed = Closed(plan, timetable)
     effects = EffectsGate(
@@ -140,7 +150,7 @@ def wire(
         clock,
         closed,
         frozenset({"prod", "stage", "all", *(stage.environment for stage in plan.stages)}),
-        sitting=state.people.sitting,
+        sitting=sitting,
         already=_already(state),
     )
     closed.in_flight = lambda: effects.prod_shifted and not effects.released
@@ -151,11 +161,11 @@ def wire(
         on_halt=plan.on_halt,
         bound=plan.halt_bound,
         unattended=unattended,
-        sitting=state.people.sitting,
+        sitting=sitting,
     )
     roster = roster_with(ROSTER, plan.external)
     external = external_of(loaded, run_dir, recorder, backends.redactor)
-    dispatch = LocalDispatch(loaded, run_dir, clock, recorder, backends.handles, effects, external)
+    dispatch = LocalDispatch(loaded, run_dir, clock, recorder, handles, effects, external)
 
     def consequences(agent: str, response: AgentResponse) -> list[Event]:
         return events_of(agent, response, run_dir, recorder.state())
@@ -166,7 +176,7 @@ def wire(
         clock,
         deadline=plan.agent_deadline,
         consequences=consequences,
-        sitting=state.people.sitting,
+        sitting=sitting,
     )
     phases = Phases(roster, plan.agents, calls, recorder, people)
     gatekeeper = ReleaseGatekeeper(plan, loaded.sha256, roster, phases, recorder, clock)
@@ -181,7 +191,7 @@ def wire(
         gatekeeper=gatekeeper,
         timetable=timetable,
         closed=closed,
-        handles=backends.handles,
+        handles=handles,
         redactor=backends.redactor,
     )
     around = Surroundings(core, stages, unattended=unattended)
@@ -210,7 +220,7 @@ def wire(
         gatekeeper=gatekeeper,
         people=people,
         promotions=around.promotions,
-        progress=progress_of(state, plan, loaded.sha256, roster, clock.now()),
+        progress=progress_of(state, plan, loaded.sha256, roster, clock.now(), reopened=reopened),
         acts=around.acts(),
         desks=around.desks,
         attention=around.attention,

@@ -336,7 +336,7 @@ class Release:
         """P6: risks and the rest, start message, the signed pack, its check, go/no-go, canary."""
         phases = self._p.phases
         await phases.start("P6")
-        if self._from.step:
+        if self._from.promoting:
             # Its pack is sealed and signed, and traffic may be on the canary: what is left is the promotion.
             await self._promote()
             await phases.end("P6", [])

@@ -23,6 +23,7 @@ from cockpit.verdicts.gates import void
 
 MOST_TAKEN_UP = 3
 """A run that was taken up this often and ended again is aborted: something ends it that will end it again."""
+_BEFORE = ("P0", "P1", "P2", "P3", "P4", "P5", "P6")
 _SHIFT = re.compile(r"canary weight (\d+)(, stable is new)?")
 _SCALE = re.compile(r"(\S+) to (\d+)")
 _IMAGE = re.compile(r"(\S+) (\S+)")
@@ -32,11 +33,13 @@ _IMAGE = re.compile(r"(\S+) (\S+)")
 class Progress:
     """What a run has behind it.
 
-    `step`: the promotion step to do next, from 1; one more than the plan has when only stable is left to
-    replace; 0 before the canary. `started`: that step has begun. `doubt`: why it was inconclusive, which
-    sticks. `replacing`: stable had begun to take the new images. `carried`: it is out.
+    `promoting`: all that P6 does before the first step is done, its pack sealed. `step`: the promotion step
+    to do next, from 1; one more than the plan has when only stable is left to replace; 0 before the canary.
+    `started`: that step has begun. `doubt`: why it was inconclusive, which sticks. `replacing`: stable had
+    begun to take the new images. `carried`: it is out.
     """
 
+    promoting: bool = False
     passed: frozenset[str] = frozenset()
     stable: Stable = field(default_factory=Stable)
     step: int = 0
@@ -47,11 +50,21 @@ class Progress:
 
 
 def progress_of(
-    state: ReleaseState, plan: Plan, plan_sha256: str, roster: Sequence[RosterInfo], now: datetime
+    state: ReleaseState,
+    plan: Plan,
+    plan_sha256: str,
+    roster: Sequence[RosterInfo],
+    now: datetime,
+    *,
+    reopened: bool = False,
 ) -> Progress:
-    """Return what counts of what was done: phases whose verdicts still do, and the canary's steps."""
+    """Return what counts of what was done: phases whose verdicts still do, and the canary's steps.
+
+    `reopened`: the sitting before had closed; otherwise its conductor was killed.
+    """
     canary = state.canary
     passed = {view.phase for view in state.phases if view.status == "pass"}
+    stale = False
     facts = facts_for(plan, plan_sha256, roster)
     for info in roster:
         if info.id not in plan.agents:
@@ -61,10 +74,22 @@ def progress_of(
             fresh = [one for one in given if one.phase_gate == gate and one.verdict == "pass"]
             if not any(void(one, facts, now=now) == "" for one in fresh):
                 passed -= set(info.phases)  # asked again, whatever it said once
+                stale = stale or bool(set(info.phases) & set(_BEFORE))
     if not canary.stable_replicas:
         return Progress(passed=frozenset(passed - {"P6"}))
+    if reopened and not canary.moved:
+        # A sitting that ended before traffic moved: what its pack and its approvals are about still stands
+        # where nothing is to be judged anew; stable is looked at again.
+        sealed = any(pack.kind == "promotion" for pack in state.packs)
+        return Progress(
+            promoting=sealed and not stale,
+            passed=frozenset(passed - {"P6"}),
+            step=1,
+            started=canary.step == 1,
+        )
     advanced = canary.step if canary.decision == "advance" else max(0, canary.step - 1)
     return Progress(
+        promoting=True,
         # What the canary was begun on counted then; its verdicts are held against their age at each step.
         passed=frozenset(view.phase for view in state.phases if view.status == "pass"),
         stable=Stable(dict(canary.stable_replicas), dict(canary.stable_images)),

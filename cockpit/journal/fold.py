@@ -233,6 +233,8 @@ class Fold:
 
     def _run_reopened(self, event: people.RunReopened) -> None:
         self._closed = None
+        if self._halt is not None:  # it ended with the sitting it was in
+            self._halt = replace(self._halt, active=False)
         self._front_ends.clear()
 
     def _run_closed(self, event: ev.RunClosed) -> None:

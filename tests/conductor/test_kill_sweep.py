@@ -118,12 +118,20 @@ class Sitting:
 
 @asynccontextmanager
 async def sitting(
-    folder: Path, made: World, plan: Plan, clock: FastClock, *, at: int = 0, after: bool = False
+    folder: Path,
+    made: World,
+    plan: Plan,
+    clock: FastClock,
+    *,
+    at: int = 0,
+    after: bool = False,
+    taken_up: bool = False,
 ) -> AsyncIterator[Sitting]:
     """Yield a conductor that ends at its nth boundary (0: never)."""
     writer = JournalWriter.open(folder, clock=clock)
     recorder = Mortal(writer, folder, at, after=after)
     state = recorder.state()
+    number = state.people.sitting + taken_up
     lease = ReleaseLease(made.conductor, plan.targets.kubernetes, "ann", recorder, clock)
     canary = state.canary
     already = {"scale"} if canary.stage not in ("", "preflight") else set()
@@ -133,7 +141,7 @@ async def sitting(
         clock,
         plan.window_utc,
         frozenset({"prod", "stage"}),
-        sitting=state.people.sitting,
+        sitting=number,
         already=frozenset(already | ({"shift"} if canary.moved else set())),
     )
     people = People(
@@ -143,14 +151,14 @@ async def sitting(
         on_halt="ask",
         bound=60.0,
         unattended=True,
-        sitting=state.people.sitting,
+        sitting=number,
     )
     targets = Targets(made.conductor, plan, lease)
 
     async def connected() -> None:
         return
 
-    calls = AgentCalls(Agents(), recorder, clock, deadline=20, sitting=state.people.sitting)
+    calls = AgentCalls(Agents(), recorder, clock, deadline=20, sitting=number)
     parts = Parts(
         plan=plan,
         recorder=recorder,
@@ -195,7 +203,7 @@ def records(folder: Path) -> list[AnyEvent]:
 
 async def take_up(folder: Path, made: World, plan: Plan, clock: FastClock) -> Ending:
     """Take the run up as a restarted conductor does."""
-    async with sitting(folder, made, plan, clock) as second:
+    async with sitting(folder, made, plan, clock, taken_up=True) as second:
         state = second.recorder.state()
         why = must_abort(state, plan)
         if why:
