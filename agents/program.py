@@ -9,6 +9,7 @@ import msgspec
 
 from cockpit.agentkit.agent import Outcome
 from cockpit.agentkit.context import Context
+from cockpit.agents import tags
 from cockpit.agents.common import (
     GateAgent,
     Measured,
@@ -34,7 +35,10 @@ _DUE = ("P0", "P1", "P2", "P3", "P4", "P5", "P6")
 
 
 class ReleaseConductor(GateAgent):
-    """A1: computes the checklist of seed section 20 from the run's state; only a go passes."""
+    """A1: computes the checklist of seed section 20 from the run's state; only a go passes.
+
+    With the parameter `tag` a call is about a tag instead, and gives no verdict.
+    """
 
     gate = "policy"
     phase_gate = "all_required_gates"
@@ -46,6 +50,22 @@ class ReleaseConductor(GateAgent):
     def blocked(self, context: Context) -> str:
         """Say what of P8 is not there."""
         return "GA flips are not built in this version" if context.request.phase == "P8" else ""
+
+    async def plan(self, context: Context) -> Outcome:
+        """Say what would be computed, or which tag would be cut."""
+        return await (tags.plan(context) if tags.asked(context) else super().plan(context))
+
+    async def apply(self, context: Context) -> Outcome:
+        """Cut the tag that is asked for; without one there is nothing to change."""
+        return await (tags.apply(context) if tags.asked(context) else super().apply(context))
+
+    async def verify(self, context: Context) -> Outcome:
+        """Compute the go/no-go, or read a tag back."""
+        return await (tags.verify(context) if tags.asked(context) else super().verify(context))
+
+    async def rollback(self, context: Context) -> Outcome:
+        """Take nothing back: traffic is the conductor's rollback, and tags stay."""
+        return tags.rollback(context)
 
     async def measure(self, context: Context) -> Measured:
         """Compute, judge, and write checklist and matrix."""

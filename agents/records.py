@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from cockpit.agentkit.artifacts import FOLDER
-from cockpit.agents import cab_messages, chaos, comms, flag_audit, kpi, notary
+from cockpit.agents import cab_messages, chaos, comms, flag_audit, kpi, notary, tags
 from cockpit.base.text import visible
 from cockpit.journal.base import Event
 from cockpit.journal.events import ArtifactSigned, EvidencePending, MessagePosted, RiskChanged
@@ -30,6 +30,9 @@ def events_of(agent: str, response: AgentResponse, run_dir: Path, state: Release
     cannot be read gives none.
     """
     named = {artifact.path for artifact in response.artifacts}
+    if agent == "A1":
+        cut = [_read(run_dir, path) for path in tags.PATHS.values() if path in named]
+        return [event for one in cut for event in tags.events_of(one, state)]
     if agent == "A2" and cab_messages.CALENDAR in named:
         return cab_messages.events_of(_read(run_dir, cab_messages.CALENDAR), response.trace_id, state)
     if agent == "A3" and notary.INDEX in named:

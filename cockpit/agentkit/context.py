@@ -23,6 +23,7 @@ if TYPE_CHECKING:  # the clients' libraries are heavy; only those used are loade
     from cockpit.backends.drills import DrillGround, DrillReader
     from cockpit.backends.flags import FlagsReader, FlagsWriter
     from cockpit.backends.forge import GitRepo
+    from cockpit.backends.gittags import TagReader, TagWriter
     from cockpit.backends.http import HttpReader
     from cockpit.backends.issues import IssueReader, IssueTracker
     from cockpit.backends.load import LoadGenerator
@@ -78,6 +79,7 @@ class Handles:
     issues: IssueTracker | None = None
     flags: FlagsWriter | None = None
     drills: DrillGround | None = None
+    tags: TagWriter | None = None
     redactor: Redactor = field(default_factory=Redactor)
     """Knows the run's secrets: what an agent keeps of the world goes through it."""
 
@@ -199,6 +201,19 @@ class Context:
         writer = self._handle("flags", self.handles.flags)
         if self.effects is None:
             raise EffectRefused(f"{self.request.op} must not change a flag", reason="capability")
+        return writer
+
+    @property
+    def tags(self) -> TagReader:
+        """Return the repository's tags, read-only (capability `git`)."""
+        return self._handle("git", self.handles.tags)
+
+    @property
+    def tag_writer(self) -> TagWriter:
+        """Return the repository's tags to cut, through the effects (APPLY only)."""
+        writer = self._handle("git", self.handles.tags)
+        if self.effects is None:
+            raise EffectRefused(f"{self.request.op} must not cut a tag", reason="capability")
         return writer
 
     @property

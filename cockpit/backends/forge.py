@@ -56,6 +56,10 @@ class GitReader(Protocol):
         """Return the paths of all files under a folder, sorted."""
         ...
 
+    async def object(self, sha: str, limit: int) -> tuple[str, bytes]:
+        """Return an object's kind and contents."""
+        ...
+
 
 class GitRepo:
     """A repository at a local path, bare or with a working tree; `deadline` seconds bound each call.
@@ -71,8 +75,7 @@ class GitRepo:
 
     async def resolve(self, ref: str) -> str:
         """Return the commit id of a tag, branch, `HEAD` or commit id."""
-        if not _REF.fullmatch(ref) or ".." in ref or "//" in ref or ref.endswith(("/", ".", ".lock")):
-            raise BackendRefused(f"{ref[:80]!r} is not a ref", where=str(self._path), status=400)
+        check_ref(ref, where=str(self._path))
         return await self._read().resolve(ref)
 
     async def commits(self, from_ref: str, to_ref: str) -> tuple[Commit, ...]:
@@ -93,6 +96,12 @@ class GitRepo:
             _check_path(prefix)
         return tuple(await self._read().paths(await self.resolve(ref), prefix))
 
+    async def object(self, sha: str, *, limit: int) -> tuple[str, bytes]:
+        """Return the kind of an object (commit, tag, tree, blob) and its contents, up to `limit` bytes."""
+        if not _SHA.fullmatch(sha):
+            raise BackendRefused("not the name of an object", where=str(self._path), status=400)
+        return await self._read().object(sha, limit)
+
     def _read(self) -> GitReader:
         if self._reader is None:
             loose = LooseRepository.open(self._path)
@@ -100,6 +109,14 @@ class GitRepo:
                 _GitBinary(self._path, self._deadline) if loose is None else _Loose(loose, self._deadline)
             )
         return self._reader
+
+
+def check_ref(ref: str, *, where: str = "") -> None:
+    """Refuse what is no ref, or none that is safe to write; raises BackendRefused (400)."""
+    parts = ref.split("/")
+    odd = any(not part or part.startswith(".") or part.endswith((".", ".lock")) for part in parts)
+    if not _REF.fullmatch(ref) or ".." in ref or odd:
+        raise BackendRefused(f"{ref[:80]!r} is not a ref", where=where, status=400)
 
 
 def _check_path(path: str) -> None:
@@ -137,6 +154,12 @@ class _Loose:
 
     async def paths(self, sha: str, prefix: str) -> list[str]:
         return await self._threads.run(lambda: self._repository.paths(sha, prefix), deadline=self._deadline)
+
+    async def object(self, sha: str, limit: int) -> tuple[str, bytes]:
+        kind, data = await self._threads.run(lambda: self._repository.object(sha), deadline=self._deadline)
+        if len(data) > limit:
+            raise BackendGarbage(f"an object of more than {limit} bytes", where=sha)
+        return kind, data
 
 
 class _GitBinary:
@@ -199,6 +222,10 @@ class _GitBinary:
         out = await self._must(tuple(arguments), limit=MAX_LIST_BYTES)
         lines = (line.partition(" ") for line in out.decode("utf-8", "surrogateescape").split("\0") if line)
         return sorted(path for kind, _, path in lines if kind == "blob")
+
+    async def object(self, sha: str, limit: int) -> tuple[str, bytes]:
+        kind = (await self._must(("cat-file", "-t", sha), limit=4096)).decode("ascii", "replace").strip()
+        return kind, await self._must(("cat-file", kind, sha), limit=limit)
 
     async def _kind(self, sha: str, path: str) -> str:
         code, out = await self._run(("cat-file", "-t", f"{sha}:{path}"), limit=4096)

@@ -131,6 +131,10 @@ class LooseRepository:
             return []
         return sorted(self._walk(entry.sha, f"{prefix}/", 0))
 
+    def object(self, sha: str) -> tuple[str, bytes]:
+        """Return the kind of an object and its contents; raises BackendGarbage for one that is not there."""
+        return self._object(sha)
+
     def _walk(self, tree: str, at: str, depth: int) -> Iterator[str]:
         if depth > _MAX_DEPTH:
             raise BackendGarbage("folders nested too deep", where=str(self._folder))

@@ -18,6 +18,7 @@ from pathlib import Path
 from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
 
+from cockpit.base import sshsig
 from cockpit.base.errors import JournalError
 from cockpit.base.files import write_private
 
@@ -88,6 +89,10 @@ class RunKey:
     def public_bytes(self) -> bytes:
         """The 32 bytes of the public key."""
         return self._private.public_key().public_bytes_raw()
+
+    def ssh_signature(self, message: bytes, namespace: str) -> bytes:
+        """Return the armoured SSH signature of `message`, as git verifies it on tags."""
+        return sshsig.sign(message, namespace, self.public_bytes, self._private.sign)
 
     def note_signature(self, name: str, text: bytes) -> bytes:
         """Return the signature line, with its newline, of a note's `text` under the key name `name`."""
