@@ -11,6 +11,7 @@ from cockpit.rehearsal.topology import (
     APPLICATION,
     CONTAINER,
     DEV,
+    DRILLED,
     FLAGS,
     GA_FLAGS,
     LOADED,
@@ -53,7 +54,8 @@ def platform(
         yield _gateway(namespace)
     yield _flags()
     for service in SERVICES:
-        for namespace, track, replicas in _PLACES:
+        for namespace, track, usual in _PLACES:
+            replicas = 2 if (namespace, track, service) == (STAGE, "stable", DRILLED) else usual
             lax = (namespace, track, service) == (PROD, "canary", lax_service)
             yield deployment(namespace, service, track, stable[service], replicas, lax=lax)
             yield _service(namespace, service, track)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from cockpit.rehearsal.pace import Pace, seconds
-from cockpit.rehearsal.topology import DEV, ENVIRONMENTS, PROD, ROUTE, STAGE
+from cockpit.rehearsal.topology import DEV, DRILLED, ENVIRONMENTS, PROD, ROUTE, STAGE
 
 Data = dict[str, Any]
 
@@ -16,6 +16,7 @@ _CANARY = f'namespace="{PROD}",track="canary"'
 _STABLE = f'namespace="{PROD}",track="stable"'
 _ERRORS = 'code=~"5.."'
 _REQUESTS = "http_requests_total"
+_LONGEST_DRILL = 45.0  # seconds; an agent has a minute
 _SHORT_WINDOW_BAKES = 2
 
 
@@ -146,6 +147,32 @@ def stages(entries: dict[str, str], pace: Pace) -> list[Data]:
             ],
         },
     ]
+
+
+def chaos(pace: Pace) -> Data:
+    """Return the experiments in stage, and what must hold there before and after."""
+    where = f'namespace="{STAGE}",track="stable"'
+    return {
+        "environment": ENVIRONMENTS[STAGE],
+        "namespace": STAGE,
+        "window": seconds(2 * pace.stage_bake),
+        "steady": [
+            {
+                "metric": "error_rate",
+                "query": f"{_rate(_REQUESTS, where, _ERRORS)} / {_rate(_REQUESTS, where)}",
+                "threshold": "error_rate<0.05",
+            },
+            {"metric": "p95_ms", "query": p95_ms(where), "threshold": "p95_ms<=400"},
+        ],
+        "experiments": [
+            {
+                "name": f"{DRILLED}-pod",
+                "service": DRILLED,
+                "most": 1,
+                "recovers_within": seconds(min(15 * pace.stage_bake, _LONGEST_DRILL)),
+            }
+        ],
+    }
 
 
 def kpis() -> Data:

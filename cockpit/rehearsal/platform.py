@@ -41,7 +41,7 @@ from cockpit.rehearsal.topology import (
 )
 
 _READY_SECONDS = 90.0
-_PODS = len(SERVICES) * (STABLE_REPLICAS + 2) + len(LOADED)
+_PODS = len(SERVICES) * (STABLE_REPLICAS + 2) + len(LOADED) + 1
 _UNREADY_SECONDS = 10.0
 _MIN_REQUESTS = 150
 

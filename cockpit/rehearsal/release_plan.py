@@ -12,7 +12,7 @@ from ruamel.yaml import YAML
 from ruamel.yaml.comments import CommentedMap
 
 from cockpit.rehearsal.pace import Pace, seconds
-from cockpit.rehearsal.plan_looks import canary, kpis, p95_ms, stages
+from cockpit.rehearsal.plan_looks import canary, chaos, kpis, p95_ms, stages
 from cockpit.rehearsal.plan_people import approvals
 from cockpit.rehearsal.scenarios import Scenario
 from cockpit.rehearsal.topology import (
@@ -186,7 +186,8 @@ def build(
         plan["calendar"] = {"day": seconds(pace.day), "windows": _HOURS}
         plan["kpis"] = kpis()
     if DRILLS_RUN:
-        _add(plan, "P5", "A37", "A38")
+        _add(plan, "P5", "A36", "A37", "A38")
+        plan["chaos"] = chaos(pace)
     return plan
 
 
@@ -222,6 +223,8 @@ _COMMENTS = {
     "targets": "The back ends. Secrets are files beside this plan, named here and never written here.",
     "agent_deadline": "Deadlines.",
     "stages": "Environments that take the release before prod.",
+    "calendar": "T-14 to T+1 with a short day, and the hours in which prod may be changed.",
+    "chaos": "Drills in stage, and what must hold there.",
     "kpis": "Business figures, looked at after the release.",
     "approvals": "People, what they are asked, and what an emergency may override.",
     "waivers": "What this release does without, said outright.",

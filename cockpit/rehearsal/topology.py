@@ -24,6 +24,8 @@ SERVICES = ("gateway", "web", "search", "realtime", "reports", "ingest")
 STABLE_VERSION = "v2.9.4"
 CANDIDATE_VERSION = "v3.0.0"
 STABLE_REPLICAS = 2
+DRILLED = "search"
+"""The service of which a pod is killed in stage; it has two there."""
 LOADED = ("gateway", "web")
 """Services that are put under load."""
 
