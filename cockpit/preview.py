@@ -30,13 +30,14 @@ from cockpit.conductor.calls import AgentCalls
 from cockpit.conductor.dag import DEPENDS
 from cockpit.conductor.effects import EffectsGate
 from cockpit.conductor.recorder import Recorder
+from cockpit.connecting import Backends, backends_of, external_of
 from cockpit.dispatch import LocalDispatch
 from cockpit.journal.heads import RunKey
 from cockpit.journal.writer import JournalWriter
 from cockpit.plan.load import LoadedPlan
 from cockpit.plan.model import Plan
 from cockpit.rpc.messages import Phase
-from cockpit.wiring import Backends, backends_of, external_of, opened
+from cockpit.wiring import opened
 
 _AT_ONCE = 4
 _MOST_COMMITS = 500

@@ -31,6 +31,7 @@ from cockpit.conductor.ending import Ending, cause_text, exit_before_traffic, wr
 from cockpit.conductor.people import People, Stop
 from cockpit.conductor.recorder import Recorder
 from cockpit.conductor.resume import must_abort
+from cockpit.connecting import backends_of
 from cockpit.control.client import operator
 from cockpit.evidence.pack import TRUSTED_ROOT
 from cockpit.journal.events import Noted, RollbackStarted, RollbackUnfinished, RunClosed, RunOpened
@@ -41,7 +42,7 @@ from cockpit.plan.load import LoadedPlan, load_plan, parse_plan
 from cockpit.plan.model import Plan
 from cockpit.supervisor import EXIT, HEARTBEAT
 from cockpit.telemetry import Outlets, Telemetry, observed
-from cockpit.wiring import Wired, backends_of, opened, reopened, undo_reason, wire
+from cockpit.wiring import Wired, opened, reopened, undo_reason, wire
 
 RELEASE_NOTES = "release_notes.md"
 FALLBACK = "fallback.txt"
