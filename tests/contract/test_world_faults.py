@@ -205,6 +205,20 @@ def test_the_short_window_ends_in_the_second_step_by_the_plans_own_times(name: s
     assert Plan.model_validate(plan_data(name)).window_utc.end - before > timedelta(hours=3)
 
 
+async def test_the_forge_takes_issues_and_the_policy_engine_waits_for_a_policy(tmp_path: Path) -> None:
+    async with _supply(tmp_path, "green") as supply, aiohttp.ClientSession() as session:
+        issues = f"{supply.issues_url}/repos/{supply.issues_repository}/issues"
+        for token, status in ((supply.issues_token, 200), ("another", 401)):
+            async with session.get(issues, headers={"Authorization": f"Bearer {token}"}) as answer:
+                assert answer.status == status
+        asked = f"{supply.policy_url}/v1/data/cockpit/release/decision"
+        bearer = {"Authorization": f"Bearer {supply.policy_token}"}
+        async with session.post(asked, json={"input": {}}, headers=bearer) as answer:
+            assert (answer.status, await answer.json()) == (200, {}), "undefined: nothing is allowed yet"
+        async with session.post(asked, json={"input": {}}) as answer:
+            assert answer.status == 401
+
+
 async def test_a_person_signs_in_as_themselves_and_as_nobody_else(tmp_path: Path) -> None:
     async with _supply(tmp_path, "approval-rejected") as supply, aiohttp.ClientSession() as session:
         secret = supply.person_secret(SECURITY.identity)
