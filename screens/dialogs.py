@@ -22,6 +22,9 @@ T = TypeVar("T")
 class Dialog(ModalScreen[T]):
     """A titled box over the screen; its words are never markup."""
 
+    # What has the keys is said by each dialogue: a button that had them by itself would answer to Enter.
+    AUTO_FOCUS = ""
+
     def __init__(self, title: str, words: Sequence[str], *, danger: bool = False) -> None:
         super().__init__()
         self._title = title

@@ -132,7 +132,10 @@ class Opening:
         title = "Exactly these commands, in this order"
         data = self._file(_FALLBACK)
         if data is not None:
-            return Stored(title, data.decode("utf-8", "replace"))
+            # Long ones are wrapped on the screen: the sign says where each begins.
+            lines = [f"  $ {line}" for line in data.decode("utf-8", "replace").splitlines()]
+            lines += ["", f"The same, one a line, to copy: cat {self._run_dir}/{_FALLBACK}"]
+            return Stored(title, "\n".join(lines))
         how = f"cockpit status --fallback --run {self._run_dir or 'DIR'}"
         return Stored(title, f"They are not in this folder ({_FALLBACK}). Where the plan is: {how}")
 

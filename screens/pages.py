@@ -57,8 +57,11 @@ def _waiting(view: View, sheet: Sheet) -> None:
         sheet.text("Nothing waits for a decision.", "quiet")
     for wait in waiting:
         options = f" [{' / '.join(wait.options)}]" if wait.options else ""
-        sheet.fact(f"? {wait.kind}", f"{wait.text}{options}", "warn")
-        sheet.fact("", f"since {view.age(wait.since)}" if wait.since else "")
+        # A request is told in full below: its digest would only hide its text here.
+        ask = next((one for one in view.state.people.requests if one.request == wait.id), None)
+        text = f"{ask.request}: {ask.text}" if ask is not None and wait.kind == "approval" else wait.text
+        sheet.fact(f"? {wait.kind}", f"{text}{options}", "warn")
+        sheet.fact("", f"asked {view.age(wait.since)}" if wait.since else "")
         sheet.fact("", f"ends {left(view, wait.until)}, at {wait.until}" if wait.until else "")
         one = called(view, wait)
         if one is not None and one.by:
@@ -80,7 +83,8 @@ def _request(view: View, request: RequestView, sheet: Sheet) -> None:
         role,
     )
     sheet.fact("", request.text)
-    sheet.fact("", f"asked by {request.requester} {view.age(request.at)}, subject sha256:{request.subject}")
+    sheet.fact("", f"asked by {request.requester} {view.age(request.at)}")
+    sheet.fact("", f"subject sha256:{request.subject}")
     if request.result:
         by = f" by {', '.join(request.result_by)}" if request.result_by else ""
         sheet.fact("", f"{request.result}{by}: {request.result_reason}")

@@ -5,6 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from rich.cells import cell_len
+
+from cockpit.base.text import visible
 from cockpit.screens.look import Look, Row, mark, number, wrap
 
 LABEL = 15
@@ -45,6 +48,9 @@ class Sheet:
         text = value if isinstance(value, str) else number(value)
         if not text:
             return
+        if cell_len(label) > LABEL:
+            self.rows.append(((f" {visible(label, limit=200)}", self.look.quiet),))
+            label = ""
         lines = wrap(text, self.width - LABEL - 3)
         for index, line in enumerate(lines):
             name = label if index == 0 else ""

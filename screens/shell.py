@@ -23,7 +23,7 @@ from cockpit.base.text import visible
 from cockpit.screens.dialogs import Dialog
 
 _MOST_OUTPUT = 16_000
-_SHOWN_LINES = 10
+_SHOWN_LINES, _TALL = 10, 19
 _GRACE_S = 3.0
 
 
@@ -69,9 +69,9 @@ class Shell(Dialog[int | None]):
                     id=f"run-{index}",
                     classes="option",
                 )
-            yield Static(Content(""), id="output", markup=False)
             hint = "a number runs it here, the screen goes on · c copies it · Esc goes back · H HALT"
             yield Static(Content(hint), classes="hint", markup=False)
+            yield Static(Content(""), id="output", markup=False)
 
     def on_mount(self) -> None:
         """Start on no button: Enter alone runs nothing."""
@@ -140,7 +140,12 @@ class Shell(Dialog[int | None]):
         lines = visible(self._output, limit=_MOST_OUTPUT * 2, newlines=True).rstrip("\n").split("\n")
         for output in self.query("#output").results(Static):
             output.display = bool(self._output)
-            output.update(Content("\n".join(lines[-_SHOWN_LINES:])))
+            output.update(Content("\n".join(lines[-self._room() :])))
+            output.scroll_visible(animate=False)
+
+    def _room(self) -> int:
+        """Return how many lines of output fit."""
+        return max(3, min(_SHOWN_LINES, self.app.size.height - _TALL))
 
     def _hint(self, text: str) -> None:
         for hint in self.query(".hint").results(Static):

@@ -123,7 +123,7 @@ class Signing(Acting):
         for one in self._state.gates:
             gate = one.phase_gate
             if one.verdict != "pass" and gate in self._view.plan.overridable and gate not in over:
-                found[gate] = f"{one.agent} in {one.env}: {one.verdict} ({one.outcome}) {one.reason}".rstrip()
+                found[gate] = f"{one.agent} in {one.env}: {one.outcome}: {one.reason}".rstrip(": ")
         return found
 
     async def _break_glass(self) -> None:

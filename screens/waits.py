@@ -41,8 +41,13 @@ def called(view: View, wait: Wait) -> WaitView | None:
 
 def escalated(view: View) -> bool:
     """Tell whether a decision waits that was escalated and that nobody attends to."""
-    found = (called(view, wait) for wait in decisions(view))
-    return any(one is not None and one.level == "escalate" and not one.by for one in found)
+    return any(unattended(view, wait) for wait in decisions(view))
+
+
+def unattended(view: View, wait: Wait) -> bool:
+    """Tell whether a decision was escalated and nobody has acknowledged it."""
+    one = called(view, wait)
+    return one is not None and one.level == "escalate" and not one.by
 
 
 def rings(view: View) -> set[str]:
@@ -50,8 +55,7 @@ def rings(view: View) -> set[str]:
     names = set()
     for wait in decisions(view):
         names.add(f"{wait.kind}:{wait.id}")
-        one = called(view, wait)
-        if one is not None and one.level == "escalate" and not one.by:
+        if unattended(view, wait):
             names.add(f"escalated:{wait.kind}:{wait.id}")
     return names
 
@@ -92,26 +96,20 @@ def wait_alerts(view: View) -> Iterator[Alert]:
     can = view.mode != "replay" and view.desk.control
     waiting = [wait for wait in decisions(view) if wait.kind == "approval"]
     if waiting:
-        first = waiting[0]
-        count = f"{len(waiting)} APPROVALS WAIT, first " if len(waiting) > 1 else "APPROVAL WAITS: "
-        expires = f" · expires {left(view, first.until)}" if first.until else ""
-        how = " · s signs" if can else ""
-        short = _short(view, first)
-        yield Alert("warn", f"? {count}{short}{_attended(view, first)}{expires}{how}", _requests(view))
+        alarmed = [wait for wait in waiting if unattended(view, wait)]
+        first = (alarmed or waiting)[0]
+        count = f"{len(waiting)} APPROVALS WAIT" if len(waiting) > 1 else "APPROVAL WAITS"
+        count = f"! ESCALATED: {count}" if alarmed else f"? {count}"
+        keys = " (s signs, A acknowledges)" if can and alarmed else " (s signs)" if can else ""
+        text = f"{count}{keys}: {_short(view, first)}{_attended(view, first)}"
+        yield Alert("bad" if alarmed else "warn", text, _requests(view))
     for wait in decisions(view):
         if wait.kind == "handover":
             how = " · O takes over" if can else ""
             yield Alert("warn", f"? HANDED OVER to {visible(wait.id, limit=60)}, not taken yet{how}")
-    for name in rings(view):
-        if name.startswith("escalated:"):
-            how = " · A acknowledges" if can else ""
-            yield Alert("bad", f"! ESCALATED, nobody has acknowledged: {_text_of(view, name)}{how}")
-
-
-def _text_of(view: View, name: str) -> str:
-    kind, _, key = name.removeprefix("escalated:").partition(":")
-    found = (wait.text for wait in decisions(view) if (wait.kind, wait.id) == (kind, key))
-    return visible(next(found, ""), limit=120)
+        elif wait.kind != "approval" and unattended(view, wait):
+            how = " (A acknowledges)" if can else ""
+            yield Alert("bad", f"! ESCALATED, nobody attends{how}: {visible(wait.text, limit=120)}")
 
 
 def _short(view: View, wait: Wait) -> str:
@@ -119,7 +117,8 @@ def _short(view: View, wait: Wait) -> str:
     if ask is None:
         return visible(wait.text, limit=120)
     counted = sum(one.counted and one.decision == "approve" for one in ask.statements)
-    return f"{visible(ask.asked, limit=30)} {counted}/{ask.threshold}: {visible(ask.text, limit=90)}"
+    count = f"{visible(ask.asked, limit=30)} {counted}/{ask.threshold}"
+    return f"{count}, expires {left(view, ask.expires)}: {visible(ask.text, limit=90)}"
 
 
 def _attended(view: View, wait: Wait) -> str:

@@ -43,9 +43,9 @@ class Canary(Pane):
             return "Canary · not started"
         stage = f" · {visible(canary.stage, limit=20)}" if canary.stage else ""
         people = view.state.people
-        extended = f" · +{span(people.extended_s)}" if people.extended_s else ""
-        paused = " · PAUSED" if people.paused else ""
-        return f"Canary · step {canary.step}/{len(steps)}{stage}{extended}{paused}"
+        extended = f" +{span(people.extended_s)}" if people.extended_s else ""
+        paused = " PAUSED" if people.paused else ""
+        return f"Canary · step {canary.step}/{len(steps)}{stage}{paused}{extended}"
 
     def fresh(self, view: View) -> str:
         """Return when weight or analysis was last seen."""

@@ -150,3 +150,12 @@ def screen_text(app: object) -> str:
     assert isinstance(app, CockpitApp)
     strips = app.screen._compositor.render_strips()
     return "\n".join(strip.text.rstrip() for strip in strips)
+
+
+async def says(pilot: Pilot[None], *texts: str) -> None:
+    """Wait until a notice contains every text; on the screen its lines are broken where they must."""
+
+    def said() -> bool:
+        return any(all(text in one.message for text in texts) for one in pilot.app._notifications)
+
+    await until(pilot, said, what=f"a notice of {' and '.join(texts)}")
