@@ -105,6 +105,13 @@ async def test_slo_of_the_canary_is_its_own(world: World) -> None:
     recomputed(world)
 
 
+async def test_slo_of_a_canary_that_shows_a_tenant_what_is_another_s(world: World) -> None:
+    world.facts.violations = 1.0
+    bad = await world.verdict("A11", step=1)
+    assert bad.details.outcome == "fail" and "isolation_violations" in bad.details.reason
+    recomputed(world)
+
+
 # -- A15 -----------------------------------------------------------------------------------------------
 
 

@@ -142,7 +142,7 @@ def plan_of(
         f"{now - timedelta(hours=2):%Y-%m-%d %H:%M} → {now + timedelta(days=2):%Y-%m-%d %H:%M}"
     )
     plan["services"] = [{"name": name, "image": NEW.format(name)} for name in services]
-    plan["targets"]["kubernetes"].update({"url": url, "lease_seconds": 600, "deadline": "5s"})
+    plan["targets"]["kubernetes"].update({"url": url, "lease_seconds": 3600, "deadline": "5s"})
     plan["canary"].update(
         {
             "bake": "4s", "interval": "1s", "required_passes": 2, "failure_limit": 2, "drain": "0.2s",

@@ -172,7 +172,7 @@ async def show(
     disk: Disk | None = None,
     connect: Exception | None = None,
     canary: dict[str, Any] | None = None,
-    lease_seconds: int = 600,
+    lease_seconds: int = 3600,
     holder: str = "ann",
     **plan: Any,
 ) -> AsyncIterator[Show]:
