@@ -37,7 +37,7 @@ from cockpit.conductor.gatekeeper import ReleaseGatekeeper
 from cockpit.conductor.hooks import Hooks
 from cockpit.conductor.lease import ReleaseLease
 from cockpit.conductor.people import People, Stop, WireReason
-from cockpit.conductor.phases import Failure, Phases
+from cockpit.conductor.phases import Failure, Phases, failures_of
 from cockpit.conductor.recorder import Recorder
 from cockpit.conductor.resume import Progress, resolve
 from cockpit.conductor.targets import Targets
@@ -50,7 +50,7 @@ from cockpit.journal.events import (
     WaiverRecorded,
 )
 from cockpit.plan.model import Plan
-from cockpit.rpc.messages import Phase
+from cockpit.rpc.messages import Op, Phase
 
 _NOTARY, _QA, _CONDUCTOR, _COMMS = "A3", "A60", "A1", "A41"
 _REACH_WITHIN = 60.0
@@ -348,6 +348,8 @@ class Release:
         if failures:
             failures = await self._remedy("P6", failures)
         if not failures:
+            failures = await self._tag("rc")
+        if not failures:
             failures = await self._p.hooks.stages()
         for agent, params in ((_COMMS, {"macro": "start"}), (_NOTARY, {"pack": "promotion"})):
             if not failures and agent in agents:
@@ -366,6 +368,20 @@ class Release:
 
     async def _promote(self) -> None:
         await self._promotion.run()
+        for failure in await self._tag("final"):
+            # It is out whatever became of its tag.
+            self._note(f"the final tag: {failure.text}")
+
+    async def _tag(self, kind: str) -> list[Failure]:
+        """Have a signed tag cut and looked at; return what failed."""
+        info = self._p.phases.find(_CONDUCTOR)
+        if info is None or not info.mutates:
+            return []
+        ops: tuple[Op, ...] = ("APPLY", "VERIFY")
+        for op in ops:
+            if failures := failures_of(await self._p.phases.op("P6", info, op, params={"tag": kind})):
+                return failures
+        return []
 
     async def _advanced(self, step: int) -> None:
         try:
