@@ -14,7 +14,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from cockpit.rehearsal.plan_people import APPROVERS, SECURITY, SRE, Persona
+from cockpit.rehearsal.plan_people import APPROVERS, OVERRIDABLE, SECURITY, SRE, Persona
 from cockpit.rehearsal.scenarios import Part
 from cockpit.rehearsal.terminal import Terminal
 
@@ -95,7 +95,8 @@ class People:
                 # One after the other would do; side by side is how people are.
                 tasks.create_task(self._decide(person, str(entry["request"]), str(entry["asked"])))
         elif kind == "gate.judged.v1" and self._part == "breaks-glass":
-            if entry["verdict"] != "pass" and not self._glass_asked:
+            overridable = entry["phase_gate"] in OVERRIDABLE
+            if entry["verdict"] != "pass" and overridable and not self._glass_asked:
                 self._glass_asked = True
                 tasks.create_task(self._break_glass(str(entry["phase_gate"])))
         elif self._part == "vanishes":
