@@ -7,6 +7,7 @@ under its `.lock` file, after looking at loose and packed refs. Git itself is no
 from __future__ import annotations
 
 import contextlib
+import errno
 import hashlib
 import os
 import re
@@ -187,14 +188,19 @@ class _Refs:
     def create(self, name: str, text: bytes) -> str:
         """Write the tag object and then its ref; raises FileExistsError when the ref is there."""
         ref = self._folder / "refs" / "tags" / name
-        ref.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            ref.parent.mkdir(parents=True, exist_ok=True)
+        except FileExistsError:
+            raise NotADirectoryError(errno.ENOTDIR, f"a ref stands where {name} needs a folder") from None
         lock = ref.with_name(f"{ref.name}.lock")
         file = lock.open("xb")
         try:
             with file:
                 taken = [one for one in self.tags() if _same_place(one, name)]
+                if taken and name not in taken:
+                    raise NotADirectoryError(errno.ENOTDIR, f"the tag {taken[0]} stands in its way")
                 if taken:
-                    raise FileExistsError(taken[0])
+                    raise FileExistsError(name)
                 made = self._object("tag", text)
                 file.write(f"{made}\n".encode())
                 file.flush()

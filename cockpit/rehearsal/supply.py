@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from cockpit.base.threads import BoundedThreads
-from cockpit.rehearsal.forge import FROM_REF, TO_REF, make_repository
+from cockpit.rehearsal.forge import FROM_REF, MAIN, make_repository
 from cockpit.rehearsal.issues import IssuesServer
 from cockpit.rehearsal.opa import OpaServer
 from cockpit.rehearsal.platform import Images
@@ -152,7 +152,7 @@ async def publish(
                 builder=BUILDER,
                 source=SOURCE,
                 commit=commit,
-                ref=f"refs/tags/{image.version}",
+                ref=f"refs/heads/{MAIN}" if image is pair[1] else f"refs/tags/{image.version}",
                 signature=not unsigned,
             )
 
@@ -166,7 +166,7 @@ async def _worsen(sigstore: SigstoreServer, scenario: Scenario) -> None:
 @asynccontextmanager
 async def supplying(place: Path, scenario: Scenario) -> AsyncIterator[Supply]:
     """Run the supply side, its files below `place`; everything ends with the context."""
-    forge = make_repository(place / "repository")
+    forge = make_repository(place / "repository", released=False)
     webhook_secret, policy_token = secrets.token_urlsafe(24), secrets.token_urlsafe(24)
     async with (
         SigstoreServer() as sigstore,
@@ -191,7 +191,7 @@ async def supplying(place: Path, scenario: Scenario) -> AsyncIterator[Supply]:
             trusted_root=sigstore.trusted_root(),
             repository=forge.path,
             from_ref=FROM_REF,
-            to_ref=TO_REF,
+            to_ref=MAIN,
             webhooks={kind: webhook.url_of(kind) for kind in KINDS},
             webhook_secret=webhook_secret,
             issues_url=issues.url,

@@ -12,6 +12,7 @@ from cockpit.rehearsal.forge.files import Files
 from cockpit.rehearsal.forge.objects import Author, ObjectStore
 
 BASE_REF, FROM_REF, TO_REF = "v2.9.0", "v2.9.4", "v3.0.0"
+MAIN = "main"
 
 _BEGIN = datetime(2025, 8, 4, 9, 0, tzinfo=UTC)
 _ANN = Author("Ann Example", "ann@rehearsal.invalid")
@@ -109,8 +110,11 @@ def _steps() -> list[_Step]:
     ]
 
 
-def make_repository(path: Path) -> Forge:
-    """Write the bare repository at `path` and return it; the same bytes each time."""
+def make_repository(path: Path, *, released: bool = True) -> Forge:
+    """Write the bare repository at `path` and return it; the same bytes each time.
+
+    Not `released`, v3.0.0 is the head of `main` and its tag is still to be cut.
+    """
     store = ObjectStore(path)
     content: Files = {}
     parents: list[str] = []
@@ -122,7 +126,8 @@ def make_repository(path: Path) -> Forge:
         parents = [commit]
         if step.tag:
             tags[step.tag] = commit
+        if step.tag and (released or step.tag != TO_REF):
             store.tag(step.tag, commit, step.author, when, f"Release {step.tag}")
         when += timedelta(days=2, hours=3, minutes=17)
-    store.ref("refs/heads/main", parents[0])
+    store.ref(f"refs/heads/{MAIN}", parents[0])
     return Forge(path, tags)
