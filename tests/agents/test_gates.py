@@ -16,6 +16,7 @@ from cockpit.rehearsal.forge.objects import Author, ObjectStore
 from cockpit.rehearsal.registry import attach, predicates
 from cockpit.rehearsal.registry.predicates import Vulnerability
 from cockpit.rehearsal.sigstore import BuildSigning
+from cockpit.rpc.messages import GateVerdict
 from tests.agents.support import BUILD, BUILDER, SOURCE, World, recomputed
 
 Change = Callable[[World], Any]
@@ -233,8 +234,18 @@ async def test_an_unknown_revision_is_no_pass(world: World) -> None:
 # -- A26, A27 ------------------------------------------------------------------------------------------
 
 
+async def measured(world: World, agent: str) -> GateVerdict:
+    """Ask until the machine let the generator keep its schedule; a run in which it could not is no pass."""
+    for _ in range(6):
+        verdict = await world.verdict(agent)
+        if verdict.details.outcome != "provider_error" or "generator was" not in verdict.details.reason:
+            break
+        assert verdict.verdict == "fail"
+    return verdict
+
+
 async def test_load_passes_and_leaves_figures(world: World) -> None:
-    verdict = await world.verdict("A26")
+    verdict = await measured(world, "A26")
     assert verdict.verdict == "pass", verdict.details.reason
     assert verdict.env == "stage"
     assert set(world.read("perf/baseline.json")["services"]) == {"gateway", "web"}
@@ -251,7 +262,7 @@ PERF: dict[str, Change] = {
 @pytest.mark.parametrize("change", PERF.values(), ids=PERF.keys())
 async def test_load_flips(world: World, change: Change) -> None:
     change(world)
-    verdict = await world.verdict("A26")
+    verdict = await measured(world, "A26")
     assert (verdict.verdict, verdict.details.outcome) == ("fail", "fail"), verdict.details.reason
     recomputed(world)
 
@@ -266,7 +277,7 @@ async def test_load_is_never_sent_to_prod(world: World) -> None:
 
 
 async def test_headroom_passes_with_a_curve(world: World) -> None:
-    verdict = await world.verdict("A27")
+    verdict = await measured(world, "A27")
     assert verdict.verdict == "pass", verdict.details.reason
     assert isinstance(verdict.metrics["headroom_web"], float)
     png = (world.run_dir / "artifacts" / "perf" / "curve.png").read_bytes()
@@ -277,7 +288,7 @@ async def test_headroom_passes_with_a_curve(world: World) -> None:
 async def test_headroom_of_a_service_that_saturates(world: World) -> None:
     # One slot of 30 ms for both services: about 33 a second where twice 104 are to be carried.
     world.facts.stage_delay_s, world.facts.stage_slots = 0.03, asyncio.Semaphore(1)
-    verdict = await world.verdict("A27")
+    verdict = await measured(world, "A27")
     assert verdict.details.outcome == "fail" and "headroom" in verdict.details.reason
     recomputed(world)
 
