@@ -58,7 +58,8 @@ def _sent(view: View) -> Iterator[Alert]:
     for sent in view.desk.sent:
         word = sent.kind.upper()
         if sent.trouble:
-            hint = "" if sent.kind not in ("halt", "rollback") else "; press a for what to do by hand"
+            act = sent.kind in ("halt", "rollback")
+            hint = f"; press {view.keys['alerts']} for what to do by hand" if act else ""
             yield Alert("bad", f"{word} NOT DELIVERED: {sent.trouble}{hint}", where_to_look(view))
         elif sent.kind in ("halt", "rollback"):
             yield _awaited(view, sent, word)
@@ -67,8 +68,12 @@ def _sent(view: View) -> Iterator[Alert]:
 def _awaited(view: View, sent: Sent, word: str) -> Alert:
     if sent.age < _SILENT_AFTER:
         return Alert("busy", f"{word} sent {span(sent.age)} ago, waiting to see its effect in the journal")
-    again = "F9 sends it again" if sent.kind == "halt" else "R asks again"
-    text = f"{word} sent {span(sent.age)} ago, NO EFFECT SEEN YET; {again}, press a for what to do by hand"
+    keys = view.keys
+    again = (
+        f"{keys['halt_always']} sends it again" if sent.kind == "halt" else f"{keys['rollback']} asks again"
+    )
+    by_hand = f"press {keys['alerts']} for what to do by hand"
+    text = f"{word} sent {span(sent.age)} ago, NO EFFECT SEEN YET; {again}, {by_hand}"
     return Alert("bad", text, where_to_look(view))
 
 
@@ -81,7 +86,8 @@ def _rollback(view: View) -> Iterator[Alert]:
         yield Alert("good", f"✓ ROLLED BACK and verified: {cause}", _proof(rollback))
     elif rollback.status == "unfinished":
         first = f": {rollback.fallback[0]}" if rollback.fallback else ""
-        yield Alert("bad", f"✗ ROLLBACK NOT FINISHED, a person must act (a){first}", where_to_look(view))
+        key = view.keys["alerts"]
+        yield Alert("bad", f"✗ ROLLBACK NOT FINISHED, a person must act ({key}){first}", where_to_look(view))
     else:
         stage = f" · {visible(rollback.stage, limit=40)}" if rollback.stage else ""
         yield Alert("bad", f"■ ROLLING BACK{stage}: {cause}", (f"by {rollback.by}",))
@@ -97,7 +103,7 @@ def _halt(view: View) -> Iterator[Alert]:
         return
     who = f"{visible(halt.by, limit=40)} ({visible(halt.trigger, limit=20)})"
     reason = visible(halt.reason, limit=120) or "no reason given yet"
-    choice = " · d decides" if view.mode != "replay" and view.desk.control else ""
+    choice = f" · {view.keys['decide']} decides" if view.mode != "replay" and view.desk.control else ""
     text = f"■ HALTED {view.age(halt.at)} by {who}: {reason}{choice}"
     yield Alert("bad", text, ("Nothing forward goes out; traffic stays as it is; the analysis goes on.",))
 
@@ -109,7 +115,7 @@ def _questions(view: View) -> Iterator[Alert]:
     for question in waiting_questions(view):
         if halted and "resume" in question.options:
             continue  # the HALT's own question: its banner says so already
-        how = " · d answers" if view.mode != "replay" and view.desk.control else ""
+        how = f" · {view.keys['decide']} answers" if view.mode != "replay" and view.desk.control else ""
         options = " / ".join(visible(option, limit=40) for option in question.options)
         yield Alert("warn", f"? DECIDE: {visible(question.text, limit=160)} [{options}]{how}")
 
@@ -120,7 +126,8 @@ def _closed(view: View) -> Iterator[Alert]:
         return
     icon, role = ("✓", "good") if closed.exit == 0 else ("✗", "bad")
     cause = f": {visible(closed.cause, limit=160)}" if closed.cause else ""
-    text = f"{icon} {visible(closed.outcome, limit=60).upper()} · exit {closed.exit}{cause} · q leaves"
+    how = f"{view.keys['leave']} leaves"
+    text = f"{icon} {visible(closed.outcome, limit=60).upper()} · exit {closed.exit}{cause} · {how}"
     yield Alert(role, text)  # type: ignore[arg-type]
 
 
@@ -133,12 +140,13 @@ def _alone(view: View) -> Iterator[Alert]:
         and view.state.run is not None
     ):
         text = f"✗ NO CONDUCTOR ANSWERS for {span(desk.alone)}; its supervisor should replace it"
-        yield Alert("bad", f"{text} · a for what to do by hand", where_to_look(view))
+        yield Alert("bad", f"{text} · {view.keys['alerts']} for what to do by hand", where_to_look(view))
 
 
 def _records(view: View) -> Iterator[Alert]:
     if view.chain.checked == "broken":
-        ends = "; the replay ends before it (x)" if view.mode == "replay" and view.chain.seq >= 0 else ""
+        at_break = view.mode == "replay" and view.chain.seq >= 0
+        ends = f"; the replay ends before it ({view.keys['seek_break']})" if at_break else ""
         yield Alert(
             "bad",
             f"✗ THE JOURNAL IS {view.chain.verdict}: {visible(view.chain.text, limit=160)}{ends}",

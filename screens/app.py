@@ -6,12 +6,11 @@ import asyncio
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
-from typing import ClassVar
 
 from rich.text import Text
 from textual.actions import SkipAction
 from textual.app import App
-from textual.binding import Binding, BindingType
+from textual.binding import Binding, BindingsMap, BindingType
 from textual.filter import LineFilter, Monochrome
 from textual.notifications import SeverityLevel
 from textual.screen import Screen
@@ -20,7 +19,7 @@ from textual.worker import WorkerFailed
 
 from cockpit.base.clock import Clock
 from cockpit.base.text import visible
-from cockpit.control.actions import ACTIONS
+from cockpit.control.keys import Keys
 from cockpit.screens.detail import Detail, Help
 from cockpit.screens.feed import Feed, ReplayFeed
 from cockpit.screens.frame import Frame
@@ -62,13 +61,11 @@ _SUBJECTS: tuple[tuple[type[Pane], str], ...] = (
 )
 
 
-def _bindings() -> list[BindingType]:
+def _bindings(keys: Keys) -> list[BindingType]:
     return [
-        Binding(
-            key, f"do({action.id!r})", action.label, id=f"{action.id}.{index}", priority=_priority(action.id)
-        )
-        for action in ACTIONS
-        for index, key in enumerate(action.keys)
+        Binding(key, f"do({one.id!r})", one.label, id=f"{one.id}.{index}", priority=_priority(one.id))
+        for one in keys.actions
+        for index, key in enumerate(one.keys)
     ]
 
 
@@ -85,7 +82,6 @@ class CockpitApp(App[None], inherit_bindings=False):
 
     CSS_PATH = "app.tcss"
     TITLE = "Release Cockpit"
-    BINDINGS: ClassVar[list[BindingType]] = _bindings()
     COMMANDS = {Registry}
     COMMAND_PALETTE_BINDING = "ctrl+p"
     ENABLE_COMMAND_PALETTE = True
@@ -101,8 +97,12 @@ class CockpitApp(App[None], inherit_bindings=False):
         ascii: bool = False,
         theme: str = THEMES[0].name,
         load: bool = False,
+        keys: Keys | None = None,
+        remark: str = "",
     ) -> None:
         super().__init__()
+        self.keys, self._remark = keys or Keys(), remark
+        self._bindings = BindingsMap(_bindings(self.keys))
         self.feed, self.clock, self.link, self.mode = feed, clock, link, mode
         self._run_dir = run_dir
         self._load = load
@@ -146,6 +146,8 @@ class CockpitApp(App[None], inherit_bindings=False):
         self.set_class(self.ascii, "ascii")
         self.set_interval(_PAINT_EVERY, self.paint, name="paint")
         self.run_worker(self._read(), name="read", group="read", exclusive=True)
+        if self._remark:
+            self.notice(self._remark, bad=True)
         if self.link is not None:
             self.run_worker(self.link.stay_attached(), name="attach", group="attach", exclusive=True)
         if self._load and isinstance(self.feed, ReplayFeed):
@@ -176,6 +178,7 @@ class CockpitApp(App[None], inherit_bindings=False):
             desk=desk,
             playback=self.feed.playback,
             plan=self._plan or Planned(),
+            keys=self.keys,
             trouble=self.feed.trouble,
         )
 

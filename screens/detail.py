@@ -7,7 +7,6 @@ from typing import ClassVar
 
 from textual.widget import Widget
 
-from cockpit.control.actions import ACTIONS
 from cockpit.screens.facts import facts, title_of
 from cockpit.screens.frame import Frame
 from cockpit.screens.look import Look, Row
@@ -77,7 +76,7 @@ class Keys(Pane):
         """Return the registry as lines, grouped."""
         sheet = Sheet(self.look, width)
         for group, title in _GROUPS.items():
-            actions = [action for action in ACTIONS if action.group == group and action.in_mode(view.mode)]
+            actions = [one for one in view.keys.actions if one.group == group and one.in_mode(view.mode)]
             if actions:
                 sheet.head(title)
             for action in actions:

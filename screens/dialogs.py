@@ -15,6 +15,7 @@ from textual.widgets import Button, Input, Static
 
 from cockpit.base.limits import MAX_TEXT
 from cockpit.base.text import visible
+from cockpit.control.keys import Keys
 
 T = TypeVar("T")
 
@@ -30,6 +31,12 @@ class Dialog(ModalScreen[T]):
         self._title = title
         self._words = "\n".join(visible(line, limit=MAX_TEXT) for line in words)
         self._danger = danger
+
+    def key(self, action: str) -> str:
+        """Return the key in force for an action, as it is shown."""
+        keys = getattr(self.app, "keys", None) or Keys()
+        shown: str = keys[action]
+        return shown
 
     def box(self) -> VerticalScroll:
         """Return the box the parts go into."""
@@ -91,7 +98,7 @@ class Ask(Dialog[str | None]):
             yield self.words()
             yield Line(max_length=500, id="text", password=self._hidden)
             skip = "Esc goes back" if self._needed else "Esc skips"
-            hint = f"Enter {self._go} · {skip} · F9 HALT"
+            hint = f"Enter {self._go} · {skip} · {self.key('halt_always')} HALT"
             yield Static(Content(hint), classes="hint", markup=False)
 
     def on_mount(self) -> None:
@@ -187,7 +194,9 @@ class Choose(Dialog[str | None]):
                     Content(f"{index}  {visible(label, limit=100)}"), id=f"option-{index}", classes="option"
                 )
             yield Static(
-                Content("a number chooses · Esc decides later · H HALT"), classes="hint", markup=False
+                Content(f"a number chooses · Esc decides later · {self.key('halt')} HALT"),
+                classes="hint",
+                markup=False,
             )
 
     def on_mount(self) -> None:

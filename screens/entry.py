@@ -9,6 +9,7 @@ from pathlib import Path
 
 from cockpit.base.clock import SystemClock
 from cockpit.base.errors import UsageError
+from cockpit.control.keys import Keys, read_keys
 from cockpit.journal.reader import JOURNAL_NAME
 from cockpit.journal.replay import SPEEDS, Replay
 from cockpit.screens.app import CockpitApp
@@ -26,6 +27,7 @@ def run_live(
     Ends by `q`, SIGTERM or SIGHUP; the release goes on in every case. Raises UsageError without a terminal.
     """
     _needs_terminal()
+    keys, remark = _keys()
     clock = SystemClock()
     feed = LiveFeed(JournalSource(run_dir), clock, run_dir=run_dir)
     link = Link(run_dir, clock, source="tui" if mode == "live" else "follow") if control else None
@@ -37,6 +39,8 @@ def run_live(
         run_dir=run_dir,
         ascii=ascii,
         theme=theme,
+        keys=keys,
+        remark=remark,
     )
     failed = _run(app)
     closed = feed.fold.snapshot().closed
@@ -70,17 +74,36 @@ def run_replay(
         choices = ", ".join("max" if one == SPEEDS[-1] else f"{one:g}" for one in SPEEDS)
         raise UsageError(f"no such speed: {speed:g}", hint=f"choose one of {choices}")
     _needs_terminal()
+    keys, remark = _keys()
     clock = SystemClock()
     replay = Replay(clock, speed=speed)
     feed = ReplayFeed(replay, run_dir=run_dir)
     if play:
         feed.play_when_loaded()
-    app = CockpitApp(feed, clock, mode="replay", run_dir=run_dir, ascii=ascii, theme=theme, load=True)
+    app = CockpitApp(
+        feed,
+        clock,
+        mode="replay",
+        run_dir=run_dir,
+        ascii=ascii,
+        theme=theme,
+        load=True,
+        keys=keys,
+        remark=remark,
+    )
     failed = _run(app)
     if feed.chain.checked == "broken":
         _say(f"The recording is broken: {feed.chain.text}")
         return 1
     return 70 if failed else 0
+
+
+def _keys() -> tuple[Keys, str]:
+    """Return the keys in force, and what is wrong with the person's own: that must not keep a HALT away."""
+    try:
+        return read_keys(), ""
+    except UsageError as error:
+        return Keys(), f"Your keys are not in force, the usual ones are: {error}"
 
 
 def _run(app: CockpitApp) -> bool:

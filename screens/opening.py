@@ -13,6 +13,7 @@ from cockpit.base.errors import CockpitError
 from cockpit.base.text import visible
 from cockpit.journal.blobs import BlobStore
 from cockpit.journal.reader import JOURNAL_NAME, read_lines
+from cockpit.journal.state_people import RequestView
 from cockpit.screens.detail import Detail, Help
 from cockpit.screens.facts import blob_of, pretty
 from cockpit.screens.feed import ReplayFeed
@@ -76,6 +77,15 @@ class Opening:
         feed.judged(chain)
         self._app.repaint()
 
+    def about(self, request: RequestView) -> list[tuple[str, str]]:
+        """Return what a signature on a request is bound to, as the request says it. In a thread."""
+        data = self._blob(request.blob)
+        try:
+            found = msgspec.json.decode(data, type=_Request).about if data is not None else {}
+        except msgspec.DecodeError:
+            return []
+        return [(visible(name, limit=60), visible(value, limit=300)) for name, value in sorted(found.items())]
+
     # -- what is stored ---------------------------------------------------------------------------------
 
     def _has_more(self, view: View, subject: Subject) -> bool:
@@ -111,18 +121,15 @@ class Opening:
     def _notes(self, view: View) -> Stored:
         """Return the release notes: commits, pull requests, images, flags, migrations."""
         written = [one for one in view.state.artifacts if one.path.endswith("release_notes.md")]
+        if not written:
+            how = "A preview before that: cockpit run PLAN --preview"
+            return Stored("Release notes", f"Not written yet: A41 writes them when the release begins. {how}")
         data = self._file(_NOTES) or self._file("release_notes.md")
         if data is None:
-            if written:
-                return Stored("Release notes", "They are recorded, and not in this folder.")
-            return Stored(
-                "Release notes",
-                "Not written yet: A41 writes them when the release begins. A preview before that: "
-                "cockpit run PLAN --preview",
-            )
+            return Stored("Release notes", "They are recorded, and not in this folder.")
         digest = hashlib.sha256(data).hexdigest()
         same = any(digest in one.sha256 for one in written)
-        title = "Release notes" + (", as recorded" if same else ", NOT AS RECORDED" if written else "")
+        title = "Release notes, as recorded" if same else "Release notes, NOT AS RECORDED"
         return Stored(title, data.decode("utf-8", "replace"))
 
     def _by_hand(self, view: View) -> Stored | None:
@@ -186,6 +193,10 @@ class Opening:
                 return file.read(_MOST_BYTES)
         except OSError:
             return None
+
+
+class _Request(msgspec.Struct):
+    about: dict[str, str] = {}
 
 
 class _Answer(msgspec.Struct):

@@ -140,7 +140,8 @@ def _policy(view: View, sheet: Sheet) -> None:
 
 def _times(view: View, sheet: Sheet) -> None:
     state = view.state.people
-    rows = [(name, when) for name, when in state.due.items()]
+    begun = {one.phase for one in view.state.phases if one.status != "pending"}
+    rows = [(name, when) for name, when in state.due.items() if name not in begun]
     if rows or state.soak or state.paused or state.extended_s or state.reverified or state.not_due[0]:
         sheet.head("Time" + (" (compressed: a rehearsal)" if state.compressed else ""))
     what, due = state.not_due
@@ -210,9 +211,11 @@ def _stages(view: View, sheet: Sheet) -> None:
         icon, role = {"pass": ("✓", "good"), "fail": ("✗", "bad")}.get(one.result, ("▶", "busy"))
         at = one.result or f"{one.stage} {one.weight} %"
         sheet.fact(f"{icon} {one.env}", f"{at} {one.reason or one.detail}".rstrip(), role)
-        for service, digest in sorted(one.running.items()):
-            same = "as released" if one.images.get(service) == digest else "NOT WHAT WAS DEPLOYED"
-            sheet.fact("", f"{service} runs {digest}, {same}", "text" if same == "as released" else "bad")
+        others = {name: digest for name, digest in one.running.items() if one.images.get(name) != digest}
+        if one.running and not others:
+            sheet.fact("", f"{len(one.running)} services run the digests of this release")
+        for service, digest in sorted(others.items()):
+            sheet.fact("", f"{service} runs {digest}, NOT WHAT WAS DEPLOYED", "bad")
 
 
 def _hard_stop(view: View, sheet: Sheet) -> None:
@@ -229,7 +232,8 @@ def _hard_stop(view: View, sheet: Sheet) -> None:
             icon, role = ("✓", "good") if one.ok else ("✗", "bad")
             sheet.fact(f"{icon} {name}", f"{one.detail} ({view.age(one.at)})", role)
     issue, start, end = view.state.work.fix_train
-    sheet.fact("fix train", f"{issue}, window {start} to {end}" if issue else "")
+    window = f"window {start} to {end}" if start else "no window can take it yet"
+    sheet.fact("fix train", f"{issue}, {window}" if issue else "")
 
 
 def _flags(view: View, sheet: Sheet) -> None:

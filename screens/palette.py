@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, cast
 
 from textual.command import DiscoveryHit, Hit, Hits, Provider
 
-from cockpit.control.actions import ACTIONS, Action
+from cockpit.control.actions import Action
 
 if TYPE_CHECKING:
     from cockpit.screens.app import CockpitApp
@@ -39,7 +39,7 @@ class Registry(Provider):
         return cast("CockpitApp", self.app)
 
     def _actions(self) -> list[Action]:
-        return [action for action in ACTIONS if action.in_mode(self._app.mode) and action.id != "palette"]
+        return [one for one in self._app.keys.actions if one.in_mode(self._app.mode) and one.id != "palette"]
 
 
 def _label(action: Action) -> str:

@@ -69,7 +69,7 @@ class Shell(Dialog[int | None]):
                     id=f"run-{index}",
                     classes="option",
                 )
-            hint = "a number runs it here, the screen goes on · c copies it · Esc goes back · H HALT"
+            hint = f"a number runs it here · c copies it · Esc goes back · {self.key('halt')} HALT"
             yield Static(Content(hint), classes="hint", markup=False)
             yield Static(Content(""), id="output", markup=False)
 
@@ -106,7 +106,7 @@ class Shell(Dialog[int | None]):
 
     async def _run(self, variant: Variant) -> None:
         self._output, self._code = "", None
-        self._hint("running… · Esc ends it · H HALT")
+        self._hint(f"running… · Esc ends it · {self.key('halt')} HALT")
         self._show("")
         try:
             process = self._process = await asyncio.create_subprocess_exec(
@@ -133,7 +133,7 @@ class Shell(Dialog[int | None]):
             self._process = None
             await _ended(process)
         done = "done" if self._code == 0 else f"NOT DONE (exit {self._code}), a number tries again"
-        self._hint(f"{done} · Esc goes back · H HALT")
+        self._hint(f"{done} · Esc goes back · {self.key('halt')} HALT")
 
     def _show(self, text: str) -> None:
         self._output = (self._output + text)[-_MOST_OUTPUT:]

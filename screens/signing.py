@@ -6,6 +6,7 @@ The screen gathers what is to be said, with all the friction it deserves; the si
 
 from __future__ import annotations
 
+import asyncio
 from pathlib import Path
 
 from cockpit.control.client import operator
@@ -19,6 +20,9 @@ from cockpit.screens.waits import open_requests, overridden
 
 SHORTEST_REASON = 20
 """Characters a reason for access must have, as the command asks for them."""
+
+_TALL = 26
+"""Lines a screen needs before there is room for what a request is bound to."""
 
 
 class Signing(Acting):
@@ -48,10 +52,11 @@ class Signing(Acting):
             if not found:
                 return
             request = found[0]
+        about = await asyncio.to_thread(self._app.opening.about, request)
         choice = await self._app.push_screen_wait(
             Choose(
                 f"{request.asked}: approve or reject?",
-                request_words(self._view, request),
+                [*request_words(self._view, request), *self._bound_to(about)],
                 [("approve", "Approve"), ("reject", "Reject: it binds")],
             )
         )
@@ -69,8 +74,17 @@ class Signing(Acting):
         arguments += ["--reject"] if choice == "reject" else []
         words = [f"{choice.capitalize()} {request.request} ({request.asked})."]
         if request.step_up != "none":
-            words.append(f"It needs a second factor shown before ({request.step_up}): u shows one.")
+            key = self._app.keys["step_up"]
+            words.append(f"It needs a second factor shown before ({request.step_up}): {key} shows one.")
         await self._shell(f"Sign: {choice}", words, (*arguments, *_positional(request.request)))
+
+    def _bound_to(self, about: list[tuple[str, str]]) -> list[str]:
+        """Return what the signature is bound to, as much of it as leaves the choice in sight."""
+        room = max(0, self._app.size.height - _TALL)
+        lines = [f"  {name}: {value}" for name, value in about[:room]]
+        if len(about) > len(lines):
+            lines.append(f"  and {len(about) - len(lines)} more it is bound to: the command shows them all")
+        return lines
 
     async def _who(self, request: RequestView | None) -> list[str] | None:
         """Return the option that names who signs; nothing when it was left open."""
@@ -267,7 +281,7 @@ def request_words(view: View, request: RequestView) -> list[str]:
         "",
         f"Asked by  {request.requester}",
         f"Needs     {request.threshold} of {who}{', one of each' if request.from_each else ''}",
-        f"Subject   sha256:{request.subject}",
+        f"Subject   sha256:{request.subject[:16]}…",
         f"Expires   {request.expires}{left}; a time-out never approves",
     ]
     if request.step_up != "none":

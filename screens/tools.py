@@ -40,7 +40,8 @@ class Tools(Acting):
         title = "The bake goes on" if paused else "Pause the bake"
         reason = await self._reason(title, words)
         if reason and await self._send("unpause" if paused else "pause", reason=reason):
-            self._app.notice("The bake goes on." if paused else "The bake is paused; p lets it go on.")
+            key = self._app.keys["pause_bake"]
+            self._app.notice("The bake goes on." if paused else f"The bake is paused; {key} lets it go on.")
 
     def extend(self) -> None:
         """Make the bake of this step longer."""
@@ -84,7 +85,8 @@ class Tools(Acting):
             return
         agent = agents[0][0]
         if not chosen:
-            words = ["Which agent? (To name another, choose it among the agents or gates, then press v.)"]
+            key = self._app.keys["reverify"]
+            words = [f"Which agent? (To name another, choose it among agents or gates, then press {key}.)"]
             picked = await self._app.push_screen_wait(Choose("Verify again", words, agents))
             if picked is None:
                 return
@@ -146,7 +148,8 @@ class Tools(Acting):
 
     async def _handover(self) -> None:
         names = [one.id for one in self._view.plan.people if one.id != operator()]
-        words = ["To whom? They take the run over with O; until then you stay its operator."]
+        key = self._app.keys["accept"]
+        words = [f"To whom? They take the run over with {key}; until then you stay its operator."]
         if names:
             words.append(f"In the plan: {', '.join(names)}")
         to = await self._app.push_screen_wait(Ask("Hand over", words, needed=True, go="goes on"))

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Literal
 
+from cockpit.control.keys import Keys
 from cockpit.journal.projection import Projection
 from cockpit.journal.standing import Standing, standing
 from cockpit.journal.state import ReleaseState
@@ -102,6 +103,8 @@ class View:
     playback: Playback | None = None
     plan: Planned = field(default_factory=Planned)
     """The plan's facts; empty when it cannot be read."""
+    keys: Keys = field(default_factory=Keys)
+    """The keys in force."""
     trouble: str = ""
     """Why the journal cannot be read at present."""
     stands: Standing = field(init=False)

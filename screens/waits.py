@@ -100,15 +100,17 @@ def wait_alerts(view: View) -> Iterator[Alert]:
         first = (alarmed or waiting)[0]
         count = f"{len(waiting)} APPROVALS WAIT" if len(waiting) > 1 else "APPROVAL WAITS"
         count = f"! ESCALATED: {count}" if alarmed else f"? {count}"
-        keys = " (s signs, A acknowledges)" if can and alarmed else " (s signs)" if can else ""
+        keys = f" ({view.keys['approve']} signs)" if can else ""
+        if can and alarmed:
+            keys = f" ({view.keys['approve']} signs, {view.keys['acknowledge']} acknowledges)"
         text = f"{count}{keys}: {_short(view, first)}{_attended(view, first)}"
         yield Alert("bad" if alarmed else "warn", text, _requests(view))
     for wait in decisions(view):
         if wait.kind == "handover":
-            how = " · O takes over" if can else ""
+            how = f" · {view.keys['accept']} takes over" if can else ""
             yield Alert("warn", f"? HANDED OVER to {visible(wait.id, limit=60)}, not taken yet{how}")
         elif wait.kind != "approval" and unattended(view, wait):
-            how = " (A acknowledges)" if can else ""
+            how = f" ({view.keys['acknowledge']} acknowledges)" if can else ""
             yield Alert("bad", f"! ESCALATED, nobody attends{how}: {visible(wait.text, limit=120)}")
 
 
@@ -139,8 +141,13 @@ def time_alerts(view: View) -> Iterator[Alert]:
     if state.closed is not None:
         return
     if people.paused:
-        how = " · p lets it go on" if view.mode != "replay" and view.desk.control else ""
+        can = view.mode != "replay" and view.desk.control
+        how = f" · {view.keys['pause_bake']} lets it go on" if can else ""
         yield Alert("warn", f"‖ BAKE PAUSED: its clock stands still, the analysis goes on{how}")
+    if people.hard_stop:
+        done = {one.stage: one.ok for one in people.hard_stop}
+        marks = [f"{'·' if name not in done else '✓' if done[name] else '✗'} {name}" for name in HARD_STOP]
+        yield Alert("busy", f"■ HARD STOP  {'  '.join(marks)}  ({view.keys['world']})")
     if people.lost:
         yield Alert("bad", f"! NO OPERATOR: no front end was left; the plan says {people.lost}")
     soak = people.soak
@@ -161,7 +168,8 @@ def people_alerts(view: View) -> Iterator[Alert]:
         one = next(one for one in people.glasses if one.glass == name)
         who = f"{one.by} and {one.second}" if one.second else f"{one.by}, to be reviewed by {one.review_by}"
         text = f"! BREAK-GLASS over {gate}, ends {left(view, one.expires)}: {visible(one.reason, limit=90)}"
-        yield Alert("warn", text, (f"by {who}", "The gate's verdict stays what it is."))
+        more = (f"by {who}", "The gate's verdict stays what it is.")
+        yield Alert("warn", text, more, banner=view.state.closed is None)
     for problem in facts.problems:
         yield Alert("bad", f"! {problem}")
     for decision in people.decisions:

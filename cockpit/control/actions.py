@@ -1,4 +1,7 @@
-"""The action registry: what a person can do, by which key. Keys, key bar, palette and help come from it."""
+"""The action registry: what a person can do, by which key. Keys, key bar, palette and help come from it.
+
+`keys.py` remaps the keys by action id.
+"""
 
 from __future__ import annotations
 
@@ -344,8 +347,3 @@ ACTIONS: tuple[Action, ...] = (
 )
 
 BY_ID: dict[str, Action] = {action.id: action for action in ACTIONS}
-
-
-def bar_actions(mode: str) -> list[Action]:
-    """Return the actions of the key bar in a mode, most important first."""
-    return sorted((action for action in ACTIONS if action.bar and action.in_mode(mode)), key=lambda a: a.bar)

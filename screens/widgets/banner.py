@@ -30,7 +30,7 @@ class Banner(Lines):
             hidden = len(shown) - _MOST
             style = self.look.block(getattr(self.look, alert.role))
             if index == _MOST - 1 and hidden > 0:
-                more = f"  +{hidden} more: a "
+                more = f"  +{hidden} more: {view.keys['alerts']} "
                 rows.append(((fit(text, width - len(more)), style), (more, style)))
             else:
                 rows.append(((fit(text, width), style),))

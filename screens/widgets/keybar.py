@@ -5,7 +5,7 @@ from __future__ import annotations
 from textual import events
 from textual.message import Message
 
-from cockpit.control.actions import Action, bar_actions
+from cockpit.control.actions import Action
 from cockpit.screens.look import Row, Segment
 from cockpit.screens.view import View
 from cockpit.screens.widgets.line import Lines
@@ -27,7 +27,7 @@ class KeyBar(Lines):
         row: list[Segment] = []
         used = 0
         self._spans: list[tuple[int, int, str]] = []
-        for action in bar_actions(view.mode):
+        for action in view.keys.bar(view.mode):
             text = _text(action)
             if used + len(text) + 1 > width:
                 continue

@@ -17,7 +17,7 @@ class TooSmall(Lines):
         look, size = self.look, self.app.size
         rows: list[Row] = [
             ((fit(f"terminal too small (now {size.width}×{size.height}, needs 80×24)", width), look.warn),),
-            ((fit(" H HALT  R ROLLBACK  q leave ", width), look.block(look.bad)),),
+            ((fit(_keys(view), width), look.block(look.bad)),),
         ]
         canary, run = view.state.canary, view.state.run
         if run is not None:
@@ -30,3 +30,8 @@ class TooSmall(Lines):
                 style = look.block(getattr(look, alert.role))
                 rows += [((line, style),) for line in wrap(alert.text, max(10, width))]
         return rows
+
+
+def _keys(view: View) -> str:
+    keys = view.keys
+    return f" {keys['halt']} HALT  {keys['rollback']} ROLLBACK  {keys['leave']} leave "

@@ -154,6 +154,7 @@ async def test_a_hard_stop_shows_each_stage_and_what_was_not_done() -> None:
     app = live_app(events, control=False)
     async with app.run_test(size=(120, 40)) as pilot:
         await loaded(pilot, app, events)
+        await shows(pilot, "■ HARD STOP  ✓ incident  ✗ evidence  · notify  · fix_train  (i)")
         await pilot.press("i")
         await shows(pilot, "✓ incident", "✗ evidence", "could not be frozen", "· notify", "#78, window")
         await pilot.press("a")

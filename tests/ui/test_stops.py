@@ -11,7 +11,7 @@ from cockpit.control.messages import Command, Reply
 from cockpit.journal import events as ev
 from cockpit.journal.events import AnyEvent
 from tests.ui import sample
-from tests.ui.helpers import Conductor, Source, live_app, loaded, screen_text, serving, shows, until
+from tests.ui.helpers import Conductor, Source, live_app, loaded, says, screen_text, serving, shows, until
 
 pytestmark = pytest.mark.ui
 EVENTS = sample.halfway()
@@ -217,7 +217,7 @@ async def test_without_control_each_blocked_key_says_why(key: str) -> None:
         await loaded(pilot, app, EVENTS)
         assert "READ-ONLY" in screen_text(app)
         await pilot.press(key)
-        await shows(pilot, "is not possible", "cockpit follow --control")
+        await says(pilot, "is not possible", "cockpit follow --control")
 
 
 async def test_a_note_and_an_answer_go_to_the_conductor(tmp_path: Path) -> None:
