@@ -7,9 +7,9 @@ sent to the cluster has happened. A second conductor then goes on, or aborts, as
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, cast
 
@@ -126,13 +126,15 @@ async def sitting(
     at: int = 0,
     after: bool = False,
     taken_up: bool = False,
+    holder: str = "ann",
+    allowed: Callable[[int], Awaitable[None]] | None = None,
 ) -> AsyncIterator[Sitting]:
     """Yield a conductor that ends at its nth boundary (0: never)."""
     writer = JournalWriter.open(folder, clock=clock)
     recorder = Mortal(writer, folder, at, after=after)
     state = recorder.state()
     number = state.people.sitting + taken_up
-    lease = ReleaseLease(made.conductor, plan.targets.kubernetes, "ann", recorder, clock)
+    lease = ReleaseLease(made.conductor, plan.targets.kubernetes, holder, recorder, clock)
     canary = state.canary
     already = {"scale"} if canary.stage not in ("", "preflight") else set()
     gate = EffectsGate(
@@ -158,6 +160,9 @@ async def sitting(
     async def connected() -> None:
         return
 
+    hooks = Hooks(closed=outside(plan.window_utc, clock))
+    if allowed is not None:
+        hooks = replace(hooks, allowed=allowed)
     calls = AgentCalls(Agents(), recorder, clock, deadline=20, sitting=number)
     parts = Parts(
         plan=plan,
@@ -174,7 +179,7 @@ async def sitting(
         gatekeeper=cast(Any, Gates()),
         sealer=Sealer(),
         bake=BakeClock(recorder),
-        hooks=Hooks(closed=outside(plan.window_utc, clock)),
+        hooks=hooks,
     )
     try:
         yield Sitting(recorder, Release(parts), gate)
@@ -182,9 +187,9 @@ async def sitting(
         await recorder.close()
 
 
-async def until_killed(one: Sitting) -> Ending | None:
+async def until_killed(one: Sitting, work: Coroutine[Any, Any, Ending] | None = None) -> Ending | None:
     """Run a release until its conductor is killed; None, or how it ended when it was not."""
-    running = asyncio.ensure_future(one.release.run())
+    running = asyncio.ensure_future(work or one.release.run())
     dying = asyncio.ensure_future(one.recorder.dead.wait())
     await asyncio.wait((running, dying), return_when=asyncio.FIRST_COMPLETED)
     if one.recorder.dead.is_set():

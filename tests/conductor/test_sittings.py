@@ -1,0 +1,166 @@
+"""Several sittings of one run: it closes before traffic moves and goes on, or what is out is rolled back."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+
+from cockpit.conductor.ending import ApprovalMissing, Ending
+from cockpit.conductor.resume import MOST_TAKEN_UP, must_abort, progress_of
+from cockpit.evidence.order import rollbacks_proven
+from cockpit.journal.events import (
+    AgentCalled,
+    EffectIntended,
+    HaltBegan,
+    LookTaken,
+    Released,
+    RollbackStarted,
+    RunClosed,
+    RunResumed,
+    StepDecided,
+    StepStarted,
+)
+from cockpit.journal.events_people import RunReopened
+from tests.conductor.support import NEW, OLD, FastClock, recording, world
+from tests.conductor.test_kill_sweep import SHA, Sitting, plan_for, records, sitting, until_killed
+from tests.conductor.test_release import ROSTER
+
+
+async def close(one: Sitting, ending: Ending) -> None:
+    """Close a sitting as the conductor's process does."""
+    await one.recorder.record_abort(RunClosed(exit=ending.exit, outcome=ending.outcome, cause=ending.cause))
+
+
+async def reopen(one: Sitting) -> None:
+    """Open another sitting."""
+    number = one.recorder.state().people.sitting + 1
+    await one.recorder.record(RunReopened(sitting=number, why="a test", operator="ann", host="here"))
+
+
+async def test_a_run_that_waited_for_approval_goes_on_in_another_sitting(tmp_path: Path) -> None:
+    asked = []
+
+    async def not_yet(step: int) -> None:
+        asked.append(step)
+        if len(asked) == 1:
+            raise ApprovalMissing("nobody has approved yet")
+
+    async with asyncio.timeout(100), world() as made:
+        clock = FastClock(50)
+        plan = plan_for(made, clock, "abort")
+        async with sitting(tmp_path, made, plan, clock, allowed=not_yet) as first:
+            ended = await first.release.run()
+            assert ended.exit == 40
+            await close(first, ended)
+        assert await made.stable() == {"web": (2, OLD.format("web"))}
+        assert await made.canary_replicas() == 0
+        async with sitting(tmp_path, made, plan, clock) as second:
+            await reopen(second)
+        async with sitting(tmp_path, made, plan, clock, allowed=not_yet) as third:
+            state = third.recorder.state()
+            progress = progress_of(state, plan, SHA, ROSTER, clock.now(), reopened=True)
+            assert (await third.release.run(progress)).exit == 0
+        found = records(tmp_path)
+        assert [e.step for e in found if isinstance(e, StepStarted)] == [1, 2, 3]
+        assert [e.agent for e in found if isinstance(e, AgentCalled) if e.phase == "P0"].count("A5") == 4
+        effects = [e.effect for e in found if isinstance(e, EffectIntended)]
+        assert len(effects) == len(set(effects))
+        assert asked == [1, 1, 2, 3]
+        assert await made.stable() == {"web": (2, NEW.format("web"))}
+
+
+async def test_a_release_that_is_out_is_rolled_back_in_another_sitting(tmp_path: Path) -> None:
+    async with asyncio.timeout(100), world() as made:
+        clock = FastClock(50)
+        plan = plan_for(made, clock, "abort")
+        async with sitting(tmp_path, made, plan, clock) as first:
+            ended = await first.release.run()
+            assert ended.exit == 0
+            await close(first, ended)
+        async with sitting(tmp_path, made, plan, clock) as second:
+            await reopen(second)
+            ended = await second.release.undo("kpi_regression", "fewer orders", "ann")
+            assert ended.exit == 20
+        assert await made.stable() == {"web": (2, OLD.format("web"))}
+        assert await made.weights() == [{"web-stable": 100, "web-canary": 0}]
+        found = records(tmp_path)
+        (started,) = [e for e in found if isinstance(e, RollbackStarted)]
+        assert (started.reason, started.by) == ("kpi_regression", "ann")
+        assert rollbacks_proven(found).ok, rollbacks_proven(found).detail
+
+
+async def test_what_another_release_has_changed_since_is_not_rolled_back(tmp_path: Path) -> None:
+    async with asyncio.timeout(100), world() as made:
+        clock = FastClock(50)
+        plan = plan_for(made, clock, "abort")
+        async with sitting(tmp_path / "a", made, plan, clock) as first:
+            ended = await first.release.run()
+            await close(first, ended)
+        later = plan_for(made, clock, "abort")
+        async with sitting(tmp_path / "b", made, later, clock, holder="ben") as other:
+            assert (await other.release.run()).exit == 0
+        async with sitting(tmp_path / "a", made, plan, clock) as second:
+            await reopen(second)
+            ended = await second.release.undo("manual", "too late", "ann")
+        assert ended.exit == 21
+        assert await made.stable() == {"web": (2, NEW.format("web"))}
+
+
+async def test_nothing_is_rolled_back_where_nothing_is_out(tmp_path: Path) -> None:
+    async with asyncio.timeout(100), world() as made:
+        clock = FastClock(50)
+        plan = plan_for(made, clock, "abort")
+        async with sitting(tmp_path, made, plan, clock) as only:
+            assert (await only.release.undo("manual", "why not", "ann")).exit == 64
+        assert await made.stable() == {"web": (2, OLD.format("web"))}
+
+
+async def test_a_killed_run_goes_on_only_so_often(tmp_path: Path) -> None:
+    async with asyncio.timeout(100), world() as made:
+        clock = FastClock(50)
+        plan = plan_for(made, clock, "continue")
+        async with sitting(tmp_path, made, plan, clock, at=9) as first:
+            assert await until_killed(first) is None
+        async with recording(tmp_path, clock) as recorder:
+            assert must_abort(recorder.state(), plan) == ""
+            assert must_abort(recorder.state(), plan, told="a HALT was not acknowledged")
+            for _ in range(MOST_TAKEN_UP):
+                await recorder.record(RunResumed(reason="killed", into="continue"))
+            assert "times" in must_abort(recorder.state(), plan)
+
+
+async def test_a_killed_run_that_had_failed_or_was_halted_does_not_go_on(tmp_path: Path) -> None:
+    clock = FastClock(50)
+    async with asyncio.timeout(100), world() as made:
+        plan = plan_for(made, clock, "continue")
+        for name, event in {
+            "halted": HaltBegan(by="ann", trigger="key", reason="", epoch=1),
+            "failed": LookTaken(
+                step=1, look=1, outcome="fail", critical=True, reason="errors", requests=1.0, metrics={},
+                burn={}, passes=0, required=1, failures=1, answers="",
+            ),
+        }.items():  # fmt: skip
+            async with recording(tmp_path / name, clock) as recorder:
+                await recorder.record(event)
+                assert must_abort(recorder.state(), plan)
+
+
+async def test_no_step_is_decided_twice_over_many_kills(tmp_path: Path) -> None:
+    async with asyncio.timeout(100), world() as made:
+        clock = FastClock(50)
+        plan = plan_for(made, clock, "continue")
+        async with sitting(tmp_path, made, plan, clock, at=11) as first:
+            assert await until_killed(first) is None
+        for at in (6, 5):
+            async with sitting(tmp_path, made, plan, clock, at=at, taken_up=True) as again:
+                state = again.recorder.state()
+                assert must_abort(state, plan) == ""
+                progress = progress_of(state, plan, SHA, ROSTER, clock.now())
+                assert await until_killed(again, again.release.go_on("killed", progress)) is None
+        async with sitting(tmp_path, made, plan, clock, taken_up=True) as last:
+            progress = progress_of(last.recorder.state(), plan, SHA, ROSTER, clock.now())
+            assert (await last.release.go_on("killed", progress)).exit == 0
+        found = records(tmp_path)
+        assert [e.step for e in found if isinstance(e, StepDecided)] == [1, 2, 3]
+        assert sum(isinstance(e, Released) for e in found) == 1
+        assert await made.stable() == {"web": (2, NEW.format("web"))}
