@@ -280,7 +280,7 @@ class CockpitApp(App[None], inherit_bindings=False):
         else:
             pane = self.main.pane
             kind = next((kind for cls, kind in _SUBJECTS if isinstance(pane, cls)), "")
-            key = pane.cursor_key
+            key = pane.chosen_key if pane.has_focus else ""
         if kind == "gate" and not key.startswith("required/"):
             return next((one.agent for one in self.view.state.gates if gate_key(one) == key), "")
         return key if kind == "agent" else ""

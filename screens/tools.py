@@ -197,7 +197,7 @@ class Tools(Acting):
         words = [
             f"One-time password of {operator()}. It is neither shown nor recorded.",
             "",
-            "By a login instead: cockpit step-up --device, in another shell.",
+            "By a login, or as somebody else: cockpit step-up --device, --as NAME, in another shell.",
         ]
         code = await self._app.push_screen_wait(Ask("Second factor", words, needed=True, hidden=True))
         if code and await self._send("step-up", answer=code):

@@ -143,7 +143,7 @@ def time_alerts(view: View) -> Iterator[Alert]:
     if people.paused:
         can = view.mode != "replay" and view.desk.control
         how = f" · {view.keys['pause_bake']} lets it go on" if can else ""
-        yield Alert("warn", f"‖ BAKE PAUSED: its clock stands still, the analysis goes on{how}")
+        yield Alert("warn", f"| BAKE PAUSED: its clock stands still, the analysis goes on{how}")
     if people.hard_stop:
         done = {one.stage: one.ok for one in people.hard_stop}
         marks = [f"{'·' if name not in done else '✓' if done[name] else '✗'} {name}" for name in HARD_STOP]

@@ -171,8 +171,12 @@ class Pane(ScrollView, can_focus=True, inherit_bindings=False):
 
     def open(self) -> None:
         """Ask for the chosen row, or the pane, to be shown in full."""
-        key = self._keys[self.cursor] if self.SELECTS and self.cursor < len(self._keys) else ""
-        self.post_message(self.Opened(self, key))
+        self.post_message(self.Opened(self, self.chosen_key))
+
+    @property
+    def chosen_key(self) -> str:
+        """The key of the chosen row; empty where rows cannot be chosen."""
+        return self._keys[self.cursor] if self.SELECTS and self.cursor < len(self._keys) else ""
 
     def on_focus(self) -> None:
         """Show the choice."""

@@ -168,16 +168,19 @@ def test_ascii_keeps_widths() -> None:
     assert to_ascii("⣿⠁⢀ ✓日") == ":'. +??"
 
 
-def test_no_color_leaves_no_colour() -> None:
+@pytest.mark.parametrize("made", ["sample.rolled_back()", "people.then(sample.halfway(), *people.busy())"])
+def test_no_color_leaves_no_colour(made: str) -> None:
     code = (
         "import asyncio\n"
-        "from tests.ui import sample\n"
+        "from tests.ui import people, sample\n"
         "from tests.ui.helpers import live_app, loaded\n"
         "async def main():\n"
-        "    events = sample.rolled_back()\n"
+        f"    events = {made}\n"
         "    app = live_app(events, control=False)\n"
         "    async with app.run_test(size=(120, 40)) as pilot:\n"
         "        await loaded(pilot, app, events)\n"
+        "        await pilot.press('w')\n"
+        "        await pilot.pause(0.3)\n"
         "        strips = app.screen._compositor.render_strips()\n"
         "        styles = [segment.style for strip in strips for segment in strip if segment.style]\n"
         "        assert not any(style.color or style.bgcolor for style in styles)\n"
