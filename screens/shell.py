@@ -21,9 +21,11 @@ from textual.widgets import Button, Static
 
 from cockpit.base.text import visible
 from cockpit.screens.dialogs import Dialog
+from cockpit.screens.look import wrap
 
 _MOST_OUTPUT = 16_000
 _SHOWN_LINES, _TALL = 10, 19
+_WIDTH = 84
 _GRACE_S = 3.0
 
 
@@ -137,7 +139,8 @@ class Shell(Dialog[int | None]):
 
     def _show(self, text: str) -> None:
         self._output = (self._output + text)[-_MOST_OUTPUT:]
-        lines = visible(self._output, limit=_MOST_OUTPUT * 2, newlines=True).rstrip("\n").split("\n")
+        # Broken here, not by the widget: it is the end of what was said that must be seen.
+        lines = wrap(self._output.rstrip("\n"), min(_WIDTH, self.app.size.width) - 10, limit=2000)
         for output in self.query("#output").results(Static):
             output.display = bool(self._output)
             output.update(Content("\n".join(lines[-self._room() :])))
