@@ -137,8 +137,11 @@ class Confirm(Dialog[bool]):
         *,
         danger: bool = False,
         hint: str = "y confirms · Esc cancels",
+        opener: str = "",
     ) -> None:
+        """`opener` is the action whose key opened it, where that key is heard over dialogues."""
         super().__init__(title, words, danger=danger)
+        self.opener = opener
         self._yes = yes
         self._hint = hint
 

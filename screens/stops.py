@@ -59,7 +59,7 @@ class Stops(Acting):
     def rollback(self) -> None:
         """Ask once, with target, environment, consequence and feasibility in sight; y confirms."""
         screen = self._app.screen
-        if isinstance(screen, Confirm):
+        if isinstance(screen, Confirm) and screen.opener == "rollback":
             screen.opened_again()
             return
         if self._blocked("ROLLBACK"):
@@ -70,8 +70,11 @@ class Stops(Acting):
                 f"ROLLBACK is {state.rollback.status} already; it began {self._view.age(state.rollback.at)}."
             )
             return
+        # What else was being asked must not be answered by a `y` that was meant for this.
         if isinstance(screen, Choose):
             screen.dismiss(None)
+        elif isinstance(screen, Confirm):
+            screen.dismiss(False)
         self._app.run_worker(
             self._rollback(), name="rollback", group="rollback", exclusive=True, exit_on_error=False
         )
@@ -81,7 +84,9 @@ class Stops(Acting):
         run = view.state.run
         title = f"ROLLBACK {run.version} in {run.environment}" if run else "ROLLBACK"
         words = rollback_words(view)
-        if not await self._app.push_screen_wait(Confirm(title, words, "Roll back", danger=True)):
+        if not await self._app.push_screen_wait(
+            Confirm(title, words, "Roll back", danger=True, opener="rollback")
+        ):
             return
         if not await self._send("rollback"):
             return

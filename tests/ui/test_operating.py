@@ -368,3 +368,22 @@ async def test_promote_is_confirmed_and_its_command_is_shown(tmp_path: Path) -> 
             await shows(pilot, "Promote v2", "1  Run it here")
             assert command_of(app) == ["cockpit", "promote", run_option(tmp_path)]
             assert conductor.kinds == []
+
+
+@pytest.mark.parametrize(("opening", "title"), [(("P",), "PROMOTE"), (("q",), "Leave the screen?")])
+async def test_rollback_over_another_question_asks_its_own_and_drops_the_other(
+    opening: tuple[str, ...], title: str, tmp_path: Path
+) -> None:
+    async with serving(tmp_path, Conductor()) as conductor:
+        app = live_app(EVENTS, folder=tmp_path)
+        async with app.run_test(size=(80, 24), notifications=True) as pilot:
+            await loaded(pilot, app, EVENTS)
+            await pilot.press(*opening)
+            await shows(pilot, title)
+            await pilot.press("R")
+            await shows(pilot, "ROLLBACK v3.0.0 in prod")
+            await pilot.press("y")
+            await until(pilot, lambda: conductor.kinds == ["rollback"], what="rollback on the wire")
+            await pilot.press("escape")
+            await until(pilot, lambda: app.screen is app.main, what="the other question is gone")
+            assert app.is_running
