@@ -5,6 +5,7 @@ from __future__ import annotations
 import fcntl
 import os
 import pty
+import re
 import shutil
 import signal
 import struct
@@ -19,8 +20,9 @@ from pathlib import Path
 import pytest
 
 from cockpit.base.errors import UsageError
+from cockpit.journal import events as ev
 from cockpit.screens.entry import run_live, run_replay
-from tests.ui import sample
+from tests.ui import people, sample
 
 ROOT = Path(__file__).parents[2]
 
@@ -198,3 +200,50 @@ def test_what_cannot_be_shown_is_refused_with_a_reason(tmp_path: Path) -> None:
         run_replay(run / "journal.jsonl", 1.0)
     with pytest.raises(UsageError, match="needs a terminal"):
         run_live(run, True)
+
+
+@pytest.mark.tmux
+def test_the_terminal_bell_rings_for_what_waits(tmp_path: Path) -> None:
+    waiting = people.then(sample.halfway(), ev.Question(question="q1", text="Go on?", options=["yes", "no"]))
+    heard = {}
+    for name, events, sign in (("calm", sample.halfway(), b"Canary"), ("waits", waiting, b"\x07")):
+        run = sample.write_journal(tmp_path / name, events)
+        start = "from pathlib import Path; from cockpit.screens.entry import run_live"
+        code = f"{start}; run_live(Path({str(run)!r}), False)"
+        master, slave = pty.openpty()
+        _resize(slave, 80, 24)
+        env = {**os.environ, "TERM": "xterm-256color"}
+        process = subprocess.Popen(
+            [sys.executable, "-c", code],
+            stdin=slave,
+            stdout=slave,
+            stderr=slave,
+            env=env,
+            start_new_session=True,
+        )
+        os.close(slave)
+        seen = b""
+        try:
+            while sign not in _bare(seen):
+                seen += os.read(master, 65536)
+            process.send_signal(signal.SIGTERM)
+            while True:
+                try:
+                    data = os.read(master, 65536)
+                except OSError:
+                    break
+                if not data:
+                    break
+                seen += data
+            assert process.wait(timeout=20) == 0
+        finally:
+            process.kill()
+            process.wait()
+            os.close(master)
+        heard[name] = _bare(seen).count(b"\x07")
+    assert heard == {"calm": 0, "waits": 1}
+
+
+def _bare(output: bytes) -> bytes:
+    """Return a terminal's output without the sequences that end in a bell of their own, as titles do."""
+    return re.sub(rb"\x1b\][^\x07\x1b]*(\x07|\x1b\\)", b"", output)
