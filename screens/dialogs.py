@@ -19,6 +19,9 @@ from cockpit.control.keys import Keys
 
 T = TypeVar("T")
 
+_LOOSE = 5
+"""Options up to which there is a line between each."""
+
 
 class Dialog(ModalScreen[T]):
     """A titled box over the screen; its words are never markup."""
@@ -194,7 +197,9 @@ class Choose(Dialog[str | None]):
             yield self.words()
             for index, (_, label) in enumerate(self._options, 1):
                 yield Button(
-                    Content(f"{index}  {visible(label, limit=100)}"), id=f"option-{index}", classes="option"
+                    Content(f"{index}  {visible(label, limit=100)}"),
+                    id=f"option-{index}",
+                    classes="option tight" if len(self._options) > _LOOSE else "option",
                 )
             yield Static(
                 Content(f"a number chooses · Esc decides later · {self.key('halt')} HALT"),

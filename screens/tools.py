@@ -110,7 +110,9 @@ class Tools(Acting):
         known = [view for view in state.agents if view.entry.required and view.calls]
         if chosen:
             known = [view for view in state.agents if view.entry.id == chosen]
-        known.sort(key=lambda view: (view.entry.id not in failed and view.status not in _BAD, view.entry.id))
+        known.sort(
+            key=lambda view: (view.entry.id not in failed and view.status not in _BAD, _number(view.entry.id))
+        )
         labels = []
         for view in known:
             gates = ", ".join(
@@ -217,6 +219,10 @@ def seconds_in(text: str) -> float | None:
     except ValueError:
         return None
     return seconds if math.isfinite(seconds) and 0 < seconds <= _LONGEST_EXTENSION else None
+
+
+def _number(agent: str) -> tuple[str, int]:
+    return agent[:1], int(agent[1:]) if agent[1:].isdigit() else 0
 
 
 def _no_span(text: str) -> str:
