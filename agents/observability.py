@@ -14,6 +14,8 @@ from cockpit.verdicts.thresholds import parse
 
 SEED_LEVELS = {"p95_ms": "p95_ms<=150", "error_rate": "error_rate<0.01"}
 """Thresholds of seed section 11, for levels the plan gives none for."""
+RUNBOOK = "runbooks/canary-rollback.md"
+"""Where every alert about a canary leads."""
 
 
 class SloLibrarian(GateAgent):
@@ -174,7 +176,7 @@ def rules_yaml(context: Context) -> bytes:
                 "labels": {"severity": "critical", "release": context.plan.target_version},
                 "annotations": {
                     "summary": f"the canary burns its error budget more than {pair.factor:g} times too fast",
-                    "runbook": "runbooks/rollback.md",
+                    "runbook_url": RUNBOOK,
                 },
             }
         )
@@ -187,7 +189,10 @@ def rules_yaml(context: Context) -> bytes:
                 "alert": f"Canary_{check.metric}",
                 "expr": f"canary:{check.metric}:{window_text(canary.bake)} {beyond} {threshold.value:.12g}",
                 "labels": {"severity": "critical" if check.critical else "warning"},
-                "annotations": {"summary": f"{threshold} does not hold on the canary"},
+                "annotations": {
+                    "summary": f"{threshold} does not hold on the canary",
+                    "runbook_url": RUNBOOK,
+                },
             }
         )
     document = {

@@ -35,9 +35,10 @@ ENTRIES: tuple[AgentInfo, ...] = (
         domain=_KNOWLEDGE,
         summary="Lints runbooks, resolves every alert's link, and holds the times to acknowledge and repair.",
         phases=("P7",),
-        capabilities=("git",),
+        capabilities=("git", "http", "journal"),
         gates=("doc_lint",),
         artifacts=("docs/runbooks.json",),
+        implementation="cockpit.agents.runbook_editor:RunbookEditor",
     ),
     AgentInfo(
         id="A41",

@@ -56,6 +56,15 @@ PARAMS: dict[str, dict[str, Any]] = {
         "services": ["web"],
         "budget": {"high": 0},
     },
+    "runbook_lint": {
+        "sets": {"own": ["a"], "release": []},
+        "rules": [{"answer": "a", "form": "file"}],
+        "links": {},
+        "incidents": [],
+        "today": "2025-09-23",
+        "as_of": "2025-09-23",
+        "drilled_within": 365,
+    },
     "chaos_drill": {
         "experiments": [{"name": "a", "service": "web", "most": 1, "recovers_within": 5}],
         "checks": [{"metric": "error_rate", "threshold": "error_rate<0.01"}],
@@ -80,7 +89,7 @@ NAMES = [
     "response",
     "error",
 ]
-NAMES += ["a.record", "a.before.error_rate", "a.after.error_rate", "now.a", "now.error_rate"]
+NAMES += ["own.a", "a.record", "a.before.error_rate", "a.after.error_rate", "now.a", "now.error_rate"]
 
 json_values = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=20),

@@ -254,7 +254,7 @@ def test_events_named_exist(path: Path) -> None:
 def test_a_runbook_says_what_it_must(path: Path) -> None:
     _, front, body = text_of(path).split("---\n", 2)
     said = YAML(typ="safe").load(front)
-    assert set(said) == {"owner", "trigger", "steps", "rollback", "last_drill"}
+    assert set(said) == {"owner", "trigger", "steps", "rollback", "last_drill", "mtta", "mttr"}
     assert said["steps"] == len(re.findall(r"(?m)^\d+\. ", body))
     assert said["last_drill"] == "none" or re.fullmatch(r"\d{4}-\d{2}-\d{2}", str(said["last_drill"]))
     assert str(said["owner"]).startswith("@")

@@ -100,6 +100,24 @@ _SQL = {
     ),
 }
 
+RUNBOOK = b"""\
+---
+owner: "@realtime"
+trigger: "the delivery lag of realtime streams stays above 800 ms"
+steps: 3
+rollback: "turn the flag realtime off"
+last_drill: 2025-07-30
+mtta: 5m
+mttr: 30m
+---
+
+# Streams lag
+
+1. Look at the delivery lag by tenant.
+2. Where one tenant alone lags, have its clients resume with `since`.
+3. Where all do, turn the flag `realtime` off and open an incident.
+"""
+
 WORKFLOW = b"""\
 name: release
 on:

@@ -94,7 +94,7 @@ def _steps() -> list[_Step]:
         _Step(
             _BOB,
             "docs(runbooks): what to do when streams lag (#420)",
-            {"runbooks/realtime-lag.md": b"# Streams lag\n\nLook at the delivery lag by tenant.\n"},
+            {"runbooks/realtime-lag.md": files.RUNBOOK},
         ),
         _Step(
             _CHI,

@@ -20,6 +20,7 @@ RULES: dict[str, str] = {
     "contracts_compatible": "cockpit.verdicts.rules.contracts:contracts_compatible",
     "decision_table": "cockpit.verdicts.rules.authz:decision_table",
     "named_checks": "cockpit.verdicts.rules.checks:named_checks",
+    "runbook_lint": "cockpit.verdicts.rules.runbooks:runbook_lint",
     "chaos_drill": "cockpit.verdicts.rules.chaos:chaos_drill",
     "incident_drill": "cockpit.verdicts.rules.incident:incident_drill",
     "cab_record": "cockpit.verdicts.rules.cab:cab_record",
