@@ -176,6 +176,7 @@ class Surroundings:
             await self._soak.pass_or_wait()
         if phase == "P6":
             await timetable.wait_open()
+            await self._permission.before_train()
         if phase == "P8" and plan.ga_flags and self._core.phases.has(_BUTLER):
             await self._permission.before_flip()
 

@@ -63,7 +63,8 @@ def _reopen(folder: Path, plan_sha256: str) -> str:
         raise UsageError(
             "that run has not closed", where=str(folder), hint="`cockpit follow --control`, or --resume"
         )
-    if state.canary.released or state.rollback is not None:
+    after_ga = any(view.phase == "P8" and view.status in ("pending", "fail") for view in state.phases)
+    if state.rollback is not None or (state.canary.released and not after_ga):
         raise UsageError(
             f"that run is over: {state.closed.outcome}",
             where=str(folder),

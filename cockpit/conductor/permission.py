@@ -25,6 +25,7 @@ from cockpit.conductor.people import People
 from cockpit.conductor.promotion_requests import PromotionRequests
 from cockpit.conductor.recorder import Recorder
 from cockpit.journal.state import ReleaseState
+from cockpit.plan.exceptions import about
 from cockpit.plan.model import Plan
 from cockpit.plan.people import Person
 
@@ -65,6 +66,16 @@ class Permission:
             await self._promotions.wait()
         await self._approved("promote", step == 1)
         await self._decided("promote")
+
+    async def before_train(self) -> None:
+        """Wait for what people must say about the plan's exceptions; raises as `before_step` does."""
+        rules = self._plan.approvals
+        if self._desk is None or rules is None or rules.rule("exception") is None:
+            return
+        for entry in self._plan.exceptions:
+            text = f"exception {entry.id} of {entry.owner}: {entry.reason}"
+            operator = self._recorder.state().people.operator
+            await self._desk.obtain("exception", about(entry), text, operator)
 
     async def before_flip(self) -> None:
         """Wait for what the flags' flip in P8 needs; raises as `before_step` does."""

@@ -116,8 +116,8 @@ def must_abort(state: ReleaseState, plan: Plan, *, told: str = "") -> str:
             return f"the canary had failed: {last.reason}"
     if plan.on_crash == "abort":
         return "the plan says on_crash: abort"
-    if state.people.sitting > MOST_TAKEN_UP:
-        return f"the conductor has ended {state.people.sitting} times"
+    if state.people.taken_up >= MOST_TAKEN_UP:
+        return f"the conductor has ended {state.people.taken_up + 1} times"
     return ""
 
 

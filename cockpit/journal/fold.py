@@ -241,6 +241,8 @@ class Fold:
         self._closed = Closed(event.exit, event.outcome, event.cause, event.at)
         for phase in [view for view in self._phases.values() if view.status == "running"]:
             ended = replace(phase, status="fail", ended_at=event.at, reason="the run ended in this phase")
+            if phase.phase == "P8" and self._canary.released:
+                ended = replace(phase, status="pending", reason="its figures are due later")
             self._phases[phase.phase] = ended
         for question in [view for view in self._questions.values() if not view.answer]:
             self._questions[question.question] = replace(question, answer="the run ended")
@@ -319,7 +321,9 @@ class Fold:
         self._pending.pop(event.kind, None)
 
     def _gate_judged(self, event: ev.GateJudged) -> None:
-        self._gates[event.phase_gate, event.agent, event.env] = GateView(
+        # P8 judges GA, never the promotion: it does not take the place of what did (gates.md).
+        where = event.env if event.phase != "P8" else f"{event.env} after GA"
+        self._gates[event.phase_gate, event.agent, where] = GateView(
             gate=event.gate,
             phase_gate=event.phase_gate,
             agent=event.agent,

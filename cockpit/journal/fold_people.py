@@ -44,8 +44,12 @@ class PeopleFold:
         self._hard_stop: dict[str, HardStopView] = {}
         self.handlers: dict[type, Callable[[Any], None]] = {
             ev.RunOpened: lambda e: self._set(operator=e.operator),
-            people.RunReopened: lambda e: self._set(sitting=e.sitting, operator=e.operator, not_due=("", "")),
-            ev.RunResumed: lambda e: self._set(sitting=self._view.sitting + 1),
+            people.RunReopened: lambda e: self._set(
+                sitting=e.sitting, operator=e.operator, not_due=("", ""), taken_up=0
+            ),
+            ev.RunResumed: lambda e: self._set(
+                sitting=self._view.sitting + 1, taken_up=self._view.taken_up + 1
+            ),
             people.ApprovalRequested: self._requested,
             people.ApprovalReceived: self._received,
             people.ApprovalSettled: self._settled,

@@ -108,6 +108,8 @@ class PeopleView(msgspec.Struct, frozen=True):
     """Sittings, approvals, the operator and what waits."""
 
     sitting: int = 1
+    taken_up: int = 0
+    """How often a killed conductor of this sitting was replaced."""
     operator: str = ""
     offered_to: str = ""
     requests: tuple[RequestView, ...] = ()

@@ -14,6 +14,8 @@ from zoneinfo import ZoneInfo
 
 MOST = timedelta(days=1100)
 """No search goes further than this."""
+_LONGEST_WINDOW_S = 86400.0
+"""A window that never closes is told as the day it opens on."""
 _DAY = timedelta(days=1)
 _HOUR = timedelta(hours=1)
 _SECOND = timedelta(seconds=1)
@@ -171,7 +173,7 @@ def next_window(plan: CalendarPlan, now: datetime, horizon: timedelta) -> tuple[
         opens = next_opening(plan, after, horizon, own=own)
         closes = None if opens is None else closes_at(plan, opens, own=own)
         if opens is not None and closes is not None:
-            return opens, closes
+            return opens, min(closes, later(opens, _LONGEST_WINDOW_S))
     return None
 
 

@@ -70,6 +70,8 @@ class GateRecord(Protocol):
     @property
     def agent(self) -> str: ...
     @property
+    def phase(self) -> str: ...
+    @property
     def env(self) -> str: ...
     @property
     def verdict(self) -> str: ...
@@ -260,7 +262,11 @@ def _required(gate: str, state: GateState, facts: GateFacts, now: datetime) -> t
 
 
 def _agent_problem(phase_gate: str, agent: str, state: GateState, facts: GateFacts, now: datetime) -> str:
-    given = [one for one in state.gates if one.phase_gate == phase_gate and one.agent == agent]
+    given = [
+        one
+        for one in state.gates
+        if one.phase_gate == phase_gate and one.agent == agent and one.phase != "P8"
+    ]
     if not given:
         return f"{agent} has given no verdict"
     counting, voided = [], []
