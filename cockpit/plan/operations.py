@@ -122,7 +122,7 @@ class Chaos(Strict):
     namespace: _Name
     steady: Annotated[tuple[MetricCheck, ...], Field(min_length=1)]
     window: PositiveSeconds = 30.0
-    """What `{window}` in the steady checks is. After a kill they hold again when it has left the window."""
+    """What `{window}` in the steady checks is. After a kill they are looked at over a whole one."""
     experiments: Annotated[tuple[Experiment, ...], Field(min_length=1)]
 
 

@@ -87,6 +87,9 @@ def _drills(plan: Plan) -> list[Problem]:
             problems.append(
                 (f"{field}.service", f"{one.service} is no service of the release", "one of them")
             )
+        if one.recovers_within <= chaos.window:
+            said = f"the steady state is looked at over {chaos.window:g} s after the kill"
+            problems.append((f"{field}.recovers_within", said, f"more than {chaos.window:g} s"))
         if one.name in _OTHER_DRILLS:
             problems.append((f"{field}.name", "another agent's evidence has this name", "another name"))
     needed = sum(one.recovers_within for one in chaos.experiments)

@@ -68,6 +68,7 @@ PARAMS: dict[str, dict[str, Any]] = {
     "chaos_drill": {
         "experiments": [{"name": "a", "service": "web", "most": 1, "recovers_within": 5}],
         "checks": [{"metric": "error_rate", "threshold": "error_rate<0.01"}],
+        "window": 2.0,
         "now": 100.0,
         "max_age": 10.0,
         "rollback": [],

@@ -48,8 +48,9 @@ def chaos_drill(answers: Mapping[str, bytes], params: Mapping[str, Any]) -> Judg
     uids killed and the times in Unix seconds (`steady_at`, `killed_at`, `ready_at`, `recovered_at`, and
     `asked` by the back end's clock); `<name>.before.<metric>` and `<name>.after.<metric>` are the steady
     checks as answered, `now.<metric>` and `now.<name>` (pods) those of VERIFY, asked at `params["now"]`.
-    `params["rollback"]` are the measured drills of the automatic rollback (`seconds`, `passed`); without any,
-    `rollback_s` is absent and not claimed.
+    `params["window"]` is what the steady checks look back over, in seconds: a look sooner after the kill says
+    nothing. `params["rollback"]` are the measured drills of the automatic rollback (`seconds`, `passed`);
+    without any, `rollback_s` is absent and not claimed.
     """
     experiments = params["experiments"]
     limits = [f"recovery_s<={max((float(e['recovers_within']) for e in experiments), default=0):.12g}"]
@@ -66,6 +67,8 @@ def chaos_drill(answers: Mapping[str, bytes], params: Mapping[str, Any]) -> Judg
     for one in experiments:
         record = document(answers, f"{one['name']}.record")
         wrong, took = _experiment(answers, one, record, params["checks"], age)
+        if took < float(params["window"]):
+            wrong.append(f"looked at {took:.1f} s after the kill, over {float(params['window']):g} s")
         problems += [f"{one['name']}: {text}" for text in wrong]
         recovered.append(took)
         killed += len(record.get("killed") or [])
