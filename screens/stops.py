@@ -147,13 +147,26 @@ class Stops(Acting):
 
     async def _answer(self, question: QuestionView) -> None:
         options = [(option, option) for option in question.options]
-        answer = await self._app.push_screen_wait(Choose("A decision is needed", [question.text], options))
+        words = [question.text, *self._how_to_meet(question)]
+        answer = await self._app.push_screen_wait(Choose("A decision is needed", words, options))
         if answer is None:
             return
         if answer == "rollback":
             self.rollback()
         else:
             await self._send("answer", question=question.question, answer=answer)
+
+    def _how_to_meet(self, question: QuestionView) -> list[str]:
+        """Return which keys meet what policy still asks for, where that is the question."""
+        unmet = any(decision.unmet for decision in self._state.people.decisions)
+        if "retry" not in question.options or not unmet:
+            return []
+        keys = self._app.keys
+        return [
+            "",
+            f"Esc first, then: {keys['note']} gives a reason for access, {keys['step_up']} shows a second "
+            f"factor, {keys['approve']} signs an approval; {keys['decide']} comes back here.",
+        ]
 
     # -- leaving ----------------------------------------------------------------------------------------
 

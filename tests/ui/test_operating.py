@@ -387,3 +387,29 @@ async def test_rollback_over_another_question_asks_its_own_and_drops_the_other(
             await pilot.press("escape")
             await until(pilot, lambda: app.screen is app.main, what="the other question is gone")
             assert app.is_running
+
+
+async def test_a_question_about_unmet_obligations_says_which_keys_meet_them(tmp_path: Path) -> None:
+    denied = people_events.PolicyDecided(
+        decision="d1",
+        action="promote",
+        allow=True,
+        obligations=["reason_for_access"],
+        unmet=["reason_for_access"],
+        reasons=[],
+        engine="opa",
+        blob="",
+    )
+    asked = ev.Question(question="q2", text="Not met. Try again?", options=["retry", "end"])
+    events = people.then(EVENTS, denied, asked)
+    async with serving(tmp_path, Conductor()) as conductor:
+        app = live_app(events, folder=tmp_path)
+        async with app.run_test(size=(80, 24), notifications=True) as pilot:
+            await loaded(pilot, app, events)
+            await pilot.press("d")
+            await shows(pilot, "n gives a reason for access", "1  retry")
+            await pilot.press("escape", "n", *"the canary looks well", "enter")
+            await until(pilot, lambda: conductor.kinds == ["note"], what="the reason on the wire")
+            await pilot.press("d", "1")
+            await until(pilot, lambda: conductor.kinds == ["note", "answer"], what="the answer on the wire")
+            assert conductor.last.answer == "retry"
