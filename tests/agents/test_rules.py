@@ -56,6 +56,39 @@ PARAMS: dict[str, dict[str, Any]] = {
         "services": ["web"],
         "budget": {"high": 0},
     },
+    "cab_record": {"now": "2025-09-23T08:00:00Z"},
+    "decision_table": {"actions": ["promote"], "always": [], "obligations": ["step_up"]},
+    "error_budget": {
+        "parts": [{"name": "a", "start": 0.0, "end": 100.0, "asked_at": 100.0, "rate": False}],
+        "min_requests": 1,
+        "objective": 0.99,
+        "period_s": 2592000.0,
+        "max_age": 10.0,
+    },
+    "flag_scopes": {
+        "flags": {"search": {"scope": "all", "on": ["t1"], "off": [], "shown": True}},
+        "now": 100.0,
+        "kill_bound_ms": 1000.0,
+    },
+    "incident_drill": {
+        "key": "drill:a",
+        "labels": ["drill"],
+        "comments": ["drill:a:resolved"],
+        "roles": ["@sre"],
+    },
+    "kpi_regressions": {
+        "kpis": [{"name": "a", "better": "higher", "max_regression": 0.05}],
+        "at": {"before": 50.0, "after": 100.0},
+        "max_age": 10.0,
+        "min_requests": 1,
+    },
+    "soak": {
+        "checks": [{"metric": "error_rate", "threshold": "error_rate<0.01"}],
+        "since": 0.0,
+        "now": 100.0,
+        "step": 10.0,
+        "lasts": 100.0,
+    },
     "runbook_lint": {
         "sets": {"own": ["a"], "release": []},
         "rules": [{"answer": "a", "form": "file"}],
@@ -90,7 +123,18 @@ NAMES = [
     "response",
     "error",
 ]
-NAMES += ["own.a", "a.record", "a.before.error_rate", "a.after.error_rate", "now.a", "now.error_rate"]
+MORE = {
+    "chaos_drill": ["a.record", "a.before.error_rate", "a.after.error_rate", "now.a", "now.error_rate"],
+    "runbook_lint": ["own.a"],
+    "cab_record": ["record"],
+    "decision_table": ["table", "decisions"],
+    "error_budget": ["a.errors", "a.requests"],
+    "flag_scopes": ["catalogue", "seen.search", "proof", "drill"],
+    "incident_drill": ["issue", "comments", "record"],
+    "kpi_regressions": ["a.after", "a.before", "requests.after", "requests.before"],
+    "soak": ["check.error_rate"],
+}
+"""Answers a rule reads besides, by rule."""
 
 json_values = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=20),
@@ -130,7 +174,7 @@ def test_every_rule_of_the_registry_is_there() -> None:
 @settings(max_examples=20, deadline=None, derandomize=True)
 @given(data=st.data())
 def test_garbage_is_never_a_pass(name: str, data: st.DataObject) -> None:
-    answers = {one: data.draw(garbage) for one in NAMES}
+    answers = {one: data.draw(garbage) for one in [*NAMES, *MORE.get(name, ())]}
     judgement = find(name)(answers, PARAMS[name])
     if name == "contracts_compatible" and judgement.passed:
         # `true`, `{}` and schemas of annotations alone are schemas: nothing was broken between them.
@@ -143,7 +187,9 @@ def test_garbage_is_never_a_pass(name: str, data: st.DataObject) -> None:
 def test_no_answers_and_no_parameters_are_never_a_pass(name: str) -> None:
     assert not find(name)({}, PARAMS[name]).passed
     assert not find(name)({"a": b"{}"}, {}).passed
-    assert not find(name)(dict.fromkeys(NAMES, b'{"error": "timeout", "text": "x"}'), PARAMS[name]).passed
+    assert not find(name)(
+        dict.fromkeys([*NAMES, *MORE.get(name, ())], b'{"error": "timeout", "text": "x"}'), PARAMS[name]
+    ).passed
 
 
 EMPTY: dict[str, dict[str, Any]] = {
