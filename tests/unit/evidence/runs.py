@@ -15,7 +15,7 @@ from typing import Any, TypeVar
 from msgspec.structs import replace as changed
 
 from cockpit.backends.signing import SigstoreSigning
-from cockpit.base.clock import VirtualClock
+from cockpit.base.clock import VirtualClock, iso
 from cockpit.base.files import sha256_hex, write_private
 from cockpit.base.redact import Redactor
 from cockpit.base.text import visible
@@ -46,8 +46,9 @@ DIGEST = "sha256:" + "a" * 64
 
 
 def plan_text(change: dict[str, Any]) -> bytes:
-    """Return a rehearsal's plan that requires `policy` alone, with changes."""
-    plan = {**plan_data(), "required_gates": ["policy"], **change}
+    """Return a rehearsal's plan that requires `policy` alone, in the window of the run, with changes."""
+    window = {"start": iso(NOW), "end": iso(NOW + timedelta(hours=4))}
+    plan = {**plan_data(), "required_gates": ["policy"], "window_utc": window, **change}
     return dump(plan).encode()
 
 
