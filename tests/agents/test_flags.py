@@ -118,7 +118,7 @@ async def flagged(world: World) -> AsyncIterator[Flagged]:
                 configmap=NAME,
                 key="flags.json",
                 evaluate_url=server.url,
-                deadline=1.0,
+                deadline=10.0,
             )
             world.handles = replace(world.handles, flags=client)
             world.data |= {
@@ -140,15 +140,17 @@ async def flagged(world: World) -> AsyncIterator[Flagged]:
             made = Flagged(world, kube, server, client)
             await made.put({flag: definition() for flag in FLAGS})
             await world.recorder.record(LeaseChanged(state="acquired", holder="tests", fence=3))
-            await until_seen(made, set())
-            yield made
-            await client.close()
+            try:
+                await until_seen(made, set())
+                yield made
+            finally:
+                await client.close()
     finally:
         await kube.stop()
 
 
 async def until_seen(flagged: Flagged, tenants: set[str]) -> None:
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(30):
         while True:
             [one] = await flagged.client.evaluate("search", ["t1"])
             if one.status == 200 and await flagged.seen() == tenants:
