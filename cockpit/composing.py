@@ -44,6 +44,7 @@ from cockpit.plan.people import Person
 from cockpit.plan.registry import Registry
 from cockpit.plan.values import SecretRef
 
+_FLAG_ATTEMPTS = 2
 _BUTLER, _COMMS = "A55", "A41"
 
 
@@ -120,12 +121,11 @@ class Surroundings:
         glass = plan.approvals.break_glass if plan.approvals is not None else None
         watchers: list[Callable[[], Coroutine[Any, Any, None]]] = [
             partial(window_end, plan, core.effects, core.people, core.clock, core.closed),
-            partial(operator_lost, plan, core.people, core.recorder, core.clock),
-            self.reverify.serve,
-            self._tell_steps,
+            partial(operator_lost, plan, core.people, core.recorder, core.clock, self.bake),
         ]
+        beside: list[Callable[[], Coroutine[Any, Any, None]]] = [self.reverify.serve, self._tell_steps]
         if self.desks is not None:
-            watchers.append(self.desks.watch)
+            beside.append(self.desks.watch)
         return Hooks(
             due=self._due,
             stages=self._stages.run,
@@ -140,6 +140,7 @@ class Surroundings:
             glass_wait=plan.approvals.auto_wait if plan.approvals is not None else 0.0,
             overridable=frozenset(glass.overridable) if glass is not None else frozenset(),
             watchers=watchers,
+            beside=beside,
         )
 
     def acts(self) -> dict[str, Act]:
@@ -197,10 +198,15 @@ class Surroundings:
                 params = {"macro": "step", "step": step, "weight": self._core.plan.canary.steps[step - 1]}
                 await self._core.phases.op("P6", info, "APPLY", params=params)
 
-    async def _flags_back(self) -> None:
+    async def _flags_back(self) -> str:
         info = self._core.phases.find(_BUTLER)
         if info is not None:  # one cut off left no record, and may have been set: it looks itself
-            await self._core.phases.op("P6", info, "ROLLBACK")
+            for _ in range(_FLAG_ATTEMPTS):
+                result = await self._core.phases.op("P6", info, "ROLLBACK")
+                if result.ok:
+                    return ""
+            return f"the flags were not taken back: {result.reason or result.status}"
+        return ""
 
     async def _stop(self, cause: str, reason: str, gate: str) -> None:
         await self._hard_stop.run(cause, reason, gate)

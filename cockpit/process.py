@@ -63,6 +63,7 @@ async def conduct(
     unattended: bool,
     resume: bool,
     sitting: Sitting = "",
+    closed_at: str = "",
     told: str = "",
     reason: str = "",
     takeover: str = "",
@@ -71,7 +72,8 @@ async def conduct(
     """Run a release, or take one up that was left behind (`resume`); return its exit code.
 
     `sitting`: what to do with a run that has closed: go on where it was, roll it back, or measure its KPIs.
-    `told`: why a run that is taken up must be aborted, whatever its plan says. `reason`: of the sitting.
+    `closed_at`: when it closed, as whoever asks for the sitting saw it. `reason`: of the sitting.
+    `told`: why a run that is taken up must be aborted, whatever its plan says.
     `signalled`: how many signals came before this process could take them.
     """
     os.umask(0o077)
@@ -87,7 +89,8 @@ async def conduct(
         loaded = load_plan(plan_path) if before.run is None else _journaled(recorder, before.run, plan_path)
         # From here to the terminal record: both ends of the release are in its trace.
         await watched.enter_async_context(_observed(loaded, run_dir, clock, redactor, before.seq + 1))
-        again = sitting if before.closed is not None and not resume else ""
+        # One that died before its sitting was on record begins it: nobody has done what was asked for yet.
+        again = sitting if before.closed is not None and before.closed.at == closed_at else ""
         if before.closed is not None and before.closed.exit != _UNFINISHED and not again:
             # It died between its terminal record and its files: only those are left to write.
             ending = Ending(before.closed.exit, before.closed.cause)
@@ -96,10 +99,12 @@ async def conduct(
                 await recorder.record(opened(loaded, recorder.run_id, key, clock, recorder))
             run = _Run(loaded, run_dir, recorder, key, clock, redactor)
             if again:
-                await recorder.record(reopened(before, reason or again))
-                ending = await run.again(again, unattended, takeover, reason)
+                # A rollback is never refused for a journal that cannot be written (gates.md, reading 8).
+                write = recorder.record_abort if again == "rollback" else recorder.record
+                await write(reopened(before, again, reason or again))
+                ending = await run.again(again, unattended, takeover, reason, signalled)
             elif before.run is not None:
-                ending = await run.take_up(unattended, told)
+                ending = await run.take_up(unattended, told, signalled)
             elif resume:
                 ending = Ending(30, "the conductor ended before the run had begun")
             else:
@@ -171,17 +176,36 @@ class _Run:
                 await wired.gatekeeper.record_gates()
         except Exception as error:  # noqa: BLE001 - how the release ended stands, whatever fails behind it
             if ending is None:
-                return self._ended_by(error)
+                return await self._cut_off(error, unattended)
             self._recorder.note(Noted(level="error", text=cause_text(error)))
         return ending
 
-    async def again(self, sitting: Sitting, unattended: bool, takeover: str, reason: str) -> Ending:
+    async def _cut_off(self, error: Exception, unattended: bool) -> Ending:
+        """What was to run beside the release ended it: production must not stay as it is."""
+        state = self._recorder.state()
+        begun = bool(state.canary.stable_replicas) or state.people.kind == "rollback"
+        if (
+            begun
+            and state.rollback is None
+            and (not state.canary.released or state.people.kind == "rollback")
+        ):
+            return await self.take_up(unattended, f"it was cut off: {cause_text(error)}", lambda: 0)
+        return self._ended_by(error)
+
+    async def again(
+        self,
+        sitting: Sitting,
+        unattended: bool,
+        takeover: str,
+        reason: str,
+        signalled: Callable[[], int],
+    ) -> Ending:
         """Another sitting of a run that had closed: go on, roll it back, or measure its KPIs."""
         ending: Ending | None = None
         try:
             async with AsyncExitStack() as stack:
                 wired = await self._begin(
-                    stack, unattended, takeover, lambda: 0, aborting=sitting == "rollback", reopened=True
+                    stack, unattended, takeover, signalled, aborting=sitting == "rollback"
                 )
                 if sitting == "rollback":
                     by = operator()
@@ -195,11 +219,11 @@ class _Run:
                     await wired.gatekeeper.record_gates()
         except Exception as error:  # noqa: BLE001 - see release()
             if ending is None:
-                return self._ended_by(error)
+                return await self._cut_off(error, unattended)
             self._recorder.note(Noted(level="error", text=cause_text(error)))
         return ending
 
-    async def take_up(self, unattended: bool, told: str) -> Ending:
+    async def take_up(self, unattended: bool, told: str, signalled: Callable[[], int]) -> Ending:
         """Take up what an earlier conductor left: go on where it was, or abort, as the plan says."""
         ending: Ending | None = None
         state = self._recorder.state()
@@ -207,7 +231,7 @@ class _Run:
         cause = "the conductor ended before the release did"
         try:
             async with AsyncExitStack() as stack:
-                wired = await self._begin(stack, unattended, "", lambda: 0, aborting=bool(why), taken_up=True)
+                wired = await self._begin(stack, unattended, "", signalled, aborting=bool(why), taken_up=True)
                 if why:
                     ending = await wired.release.abort_only(f"{cause}; {why}")
                 else:
@@ -215,7 +239,7 @@ class _Run:
                 await wired.gatekeeper.record_gates()
         except Exception as error:  # noqa: BLE001 - whatever it was, production may be in mid-canary
             if ending is None and not why:
-                return await self.take_up(unattended, f"it cannot go on: {cause_text(error)}")
+                return await self.take_up(unattended, f"it cannot go on: {cause_text(error)}", signalled)
             if ending is None:
                 return await self._by_hand(error)
             self._recorder.note(Noted(level="error", text=cause_text(error)))
@@ -230,7 +254,6 @@ class _Run:
         *,
         aborting: bool = False,
         taken_up: bool = False,
-        reopened: bool = False,
     ) -> Wired:
         backends = backends_of(self._loaded, self._clock, self._redactor, aborting=aborting)
         stack.push_async_callback(backends.close)
@@ -250,7 +273,6 @@ class _Run:
             unattended=unattended,
             takeover=takeover,
             taken_up=taken_up,
-            reopened=reopened,
         )
         control = ControlServer(self._run_dir, wired.people, wired.acts, desks=wired.desks)
         api = ApiServer(
@@ -302,7 +324,8 @@ class _Run:
     async def _by_hand(self, error: Exception) -> Ending:
         """Say that the abort could not even be begun, and how a person does it."""
         state, cause = self._recorder.state(), cause_text(error)
-        released = state.canary.released and state.rollback is None
+        undoing = state.people.kind == "rollback"
+        released = state.canary.released and state.rollback is None and not undoing
         if released or not state.canary.stable_replicas:
             return Ending(0 if released else 30, cause)
         stable = Stable(dict(state.canary.stable_replicas), dict(state.canary.stable_images))
@@ -359,14 +382,14 @@ async def _keep_fallback(run_dir: Path, plan: Plan, recorder: Recorder, clock: C
     """Keep the commands an abort is done by hand with where people find them when we are the problem."""
     known: dict[str, str] | None = None
     while True:
-        canary = recorder.state().canary
-        if canary.stable_images != known:
-            known = dict(canary.stable_images)
-            commands = fallback(plan, Stable(dict(canary.stable_replicas), known))
-            try:
+        try:
+            canary = recorder.state().canary
+            if canary.stable_images != known:
+                commands = fallback(plan, Stable(dict(canary.stable_replicas), dict(canary.stable_images)))
                 write_private(run_dir / FALLBACK, ("\n".join(commands) + "\n").encode())
-            except OSError:
-                known = None  # tried again
+                known = dict(canary.stable_images)
+        except (OSError, CockpitError):
+            pass  # tried again; what lies beside a release never ends it
         await clock.sleep(_BEAT)
 
 

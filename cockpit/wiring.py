@@ -75,11 +75,10 @@ def wire(
     unattended: bool,
     takeover: str = "",
     taken_up: bool = False,
-    reopened: bool = False,
 ) -> Wired:
     """Put a release together; nothing is connected yet.
 
-    `taken_up`: its conductor was killed; `reopened`: its last sitting had closed.
+    `taken_up`: its conductor was killed.
     """
     plan = loaded.plan
     # Signed with the key the run's signature bundle certifies.
@@ -167,7 +166,7 @@ def wire(
         gatekeeper=gatekeeper,
         people=people,
         promotions=around.promotions,
-        progress=progress_of(state, plan, loaded.sha256, roster, clock.now(), reopened=reopened),
+        progress=progress_of(state, plan, loaded.sha256, roster, clock.now()),
         acts=around.acts(),
         desks=around.desks,
         attention=around.attention,
@@ -215,10 +214,10 @@ def undo_reason(reason: str) -> WireReason:
     return "kpi_regression" if reason.startswith("kpi_regression") else "manual"
 
 
-def reopened(state: ReleaseState, why: str) -> RunReopened:
+def reopened(state: ReleaseState, kind: str, why: str) -> RunReopened:
     """Return the record of another sitting."""
     sitting = state.people.sitting + 1
-    return RunReopened(sitting=sitting, why=why, operator=operator(), host=socket.gethostname())
+    return RunReopened(sitting=sitting, why=why, operator=operator(), host=socket.gethostname(), kind=kind)
 
 
 def _abort_mark(recorder: Recorder) -> str:

@@ -35,6 +35,7 @@ def main(arguments: argparse.Namespace) -> int:
                 unattended=arguments.auto,
                 resume=arguments.resume,
                 sitting=arguments.sitting,
+                closed_at=arguments.closed_at,
                 told=arguments.told,
                 reason=arguments.reason,
                 takeover=arguments.takeover,

@@ -72,6 +72,10 @@ def start_supervisor(
             command += [flag, value]
     write_private(run_dir / PLAN_PATH, str(plan).encode())
     if sitting:
+        from cockpit.cli.status import state_of
+
+        closed = state_of(run_dir).closed
+        command += ["--closed-at", closed.at if closed is not None else ""]
         (run_dir / EXIT).unlink(missing_ok=True)  # that of the sitting before
     with (run_dir / LOG).open("ab") as log:
         return subprocess.Popen(  # noqa: S603

@@ -213,6 +213,7 @@ def parser() -> argparse.ArgumentParser:
     conduct.add_argument("--resume", action="store_true")
     conduct.add_argument("--sitting", choices=("", "run", "rollback", "kpi"), default="")
     conduct.add_argument("--told", default="")
+    conduct.add_argument("--closed-at", default="")
     conduct.add_argument("--reason", default="")
     return root
 

@@ -132,7 +132,9 @@ class AgentCalls:
         number = f"c{next(self._numbers)}"
         call = number if self._sitting == 1 else f"{self._sitting}.{number}"
         started = self._clock.monotonic()
-        await self._recorder.record(
+        # What undoes is never refused for a journal that cannot be written (gates.md, reading 8).
+        write = self._recorder.record_abort if request.op == "ROLLBACK" else self._recorder.record
+        await write(
             AgentCalled(
                 call=call,
                 agent=agent,

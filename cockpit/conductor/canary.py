@@ -130,11 +130,13 @@ class Promotion:
                 continue
             if not (number == self._from.step and self._from.started):
                 await self._w.recorder.record(StepStarted(step=number, weight=weight))
-            self._w.bake.begin()
+            if not (number == self._from.step and self._from.started):
+                self._w.bake.begin()
             if number == self._from.step and self._from.doubt:
                 await self._still_in_doubt(number)
             await self._persist(number, partial(self._step, number, weight))
-            await self._w.after(number)
+            async with alongside(self._guard(number)):
+                await self._w.after(number)
         await self._persist(last, self._replace_stable)
         return None
 
@@ -207,7 +209,10 @@ class Promotion:
         # The step before still has its traffic: it is watched until this one bakes.
         async with alongside(self._guard(max(1, step - 1))):
             await self._preflight(step)
+            asked = self._w.clock.monotonic()
             await self._w.before(step)
+            if self._w.clock.monotonic() - asked > self._canary.interval:
+                await self._preflight(step)  # people took their time: what was so then need not be so now
             await self._stage(step, "scale")
             await self._scale_canary(weight)
             await self._stage(step, "shift")
@@ -222,6 +227,8 @@ class Promotion:
         # The agents judge what has baked; a breach in the meantime still ends the step.
         async with alongside(self._guard(step)):
             await self._w.gatekeeper.under_step(step)
+            while self._w.bake.paused:
+                await self._w.clock.sleep(self._canary.interval)
         await self._stage(step, "decide")
         if self._w.effects.halted:
             raise EffectRefused("HALT is in force: the step is not decided", reason="halt")
@@ -296,6 +303,8 @@ class Promotion:
             reasons = await self._w.gatekeeper.preflight(last + 1)
             if reasons:
                 raise PreflightFailed("; ".join(reasons))
+        if not self._replacing:
+            await self._w.before(last + 1)
         await self._stage(last, "promote", "stable takes the new images")
         if self._w.effects.halted:
             raise EffectRefused("HALT is in force", reason="halt")

@@ -80,7 +80,15 @@ class SigstoreChecker:
             return CheckedGlass(problem=f"unchecked: {error}")
 
     async def _run(self, call: Callable[[], T]) -> T:
-        return await self._threads.run(call, deadline=_WITHIN)
+        def guarded() -> T:
+            try:
+                return call()
+            except (BackendError, EvidenceError):
+                raise
+            except Exception as error:  # noqa: BLE001 - a certificate can be broken in any way
+                raise EvidenceError(f"it cannot be read: {type(error).__name__}") from None
+
+        return await self._threads.run(guarded, deadline=_WITHIN)
 
     def _trusted(self) -> bytes:
         try:

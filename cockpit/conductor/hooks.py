@@ -25,8 +25,8 @@ async def _no_step(_: int) -> None:
     return None
 
 
-async def _no_more() -> None:
-    return None
+async def _no_more() -> str:
+    return ""
 
 
 def _unfrozen(cause: str, reason: str, gate: str) -> AbstractAsyncContextManager[None]:
@@ -51,8 +51,8 @@ class Hooks:
     """Beside a step's bake: watches what else must not happen (risk triggers); raises a breach."""
     advanced: Callable[[int], Awaitable[None]] = _no_step
     """After a step advanced: flags ramp, messages go out. Trouble with it never holds the release up."""
-    aborted: Callable[[], Awaitable[None]] = _no_more
-    """After an abort: what went along with the steps (flags) goes back too."""
+    aborted: Callable[[], Awaitable[str]] = _no_more
+    """After an abort: what went along with the steps (flags) goes back too; returns what did not."""
     freezing: Callable[[str, str, str], AbstractAsyncContextManager[None]] = _unfrozen
     """Beside an abort of moved traffic: what is there at that moment is captured; the abort never waits."""
     hard_stop: Callable[[str, str, str], Awaitable[None]] = _stop_nothing
@@ -65,4 +65,6 @@ class Hooks:
     """Seconds an unattended run waits for break-glass over a gate that may be overridden."""
     overridable: frozenset[str] = frozenset()
     watchers: Sequence[Callable[[], Coroutine[Any, Any, None]]] = ()
-    """What runs beside the release until it ends: the window's end, the operator, attention, telemetry."""
+    """What must run beside the release: the window's end, a lost operator. One that fails ends the run."""
+    beside: Sequence[Callable[[], Coroutine[Any, Any, None]]] = ()
+    """What runs beside it and may fail: it is begun again, and its errors are noted."""

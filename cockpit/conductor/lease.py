@@ -98,7 +98,11 @@ class ReleaseLease:
             if _spec(current).get("renewTime") != spec.get("renewTime"):
                 raise self._held_by(holder, _transitions(spec))
         ours = holder == self._holder
-        await self._write(current, max(_transitions(spec) + (0 if ours else 1), floor), acquired=True)
+        await self._write(
+            current,
+            max(_transitions(spec), floor) if ours else max(_transitions(spec), floor) + 1,
+            acquired=True,
+        )
 
     async def _gone(self, spec: dict[str, Any], holder: str, takeover: str) -> None:
         """Wait for the length of another's lease; raises LockHeld when it is renewed, or without a reason."""

@@ -22,10 +22,15 @@ from cockpit.journal.events import (
     Question,
     QuestionAnswered,
 )
+from cockpit.journal.events_people import StopDecided
 
 WireReason = Literal[
     "gate_fail", "slo_breach", "kpi_regression", "manual", "halt", "inconclusive", "crash", "signal"
 ]
+
+
+_REASONED = frozenset({"answer", "reason", "resume", "promote"})
+"""Commands whose text is a reason for access."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,7 +74,7 @@ class People:
         self._first_stop: Stop | None = None
         self._over = False
         self.reasons: dict[str, str] = {}
-        """What each person last gave as a reason."""
+        """What each person gave as a reason for access."""
 
     # -- the run's side -------------------------------------------------------------------------------
 
@@ -92,6 +97,9 @@ class People:
             return "the run is already being ended; see `cockpit status`"
         if self._first_stop is None:
             self._first_stop = stop
+            self._recorder.note(
+                StopDecided(reason=stop.reason, cause=visible(stop.cause), by=visible(stop.by, limit=200))
+            )
             if self._stop is not None and not self._stop.done():
                 self._stop.set_result(stop)
         return ""
@@ -285,7 +293,7 @@ class People:
 
     def received(self, command: str, kind: str, by: str, reason: str, source: str) -> None:
         """Record that a command came."""
-        if reason.strip():
+        if kind in _REASONED and len(reason.strip()) >= len(self.reasons.get(by, "").strip()):
             self.reasons[by] = reason
         self._recorder.note(
             CommandReceived(

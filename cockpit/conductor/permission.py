@@ -28,6 +28,7 @@ from cockpit.journal.state import ReleaseState
 from cockpit.plan.exceptions import about
 from cockpit.plan.model import Plan
 from cockpit.plan.people import Person
+from cockpit.verdicts.approvals import glass_facts
 
 Asked = Literal["promote", "flip"]
 
@@ -150,7 +151,7 @@ class Permission:
             reduced=tuple(state.reduced),
             approvals=self._approvals(state, action, now),
             gates=dict(state.required_gates),
-            overridden=tuple(one.gate for one in people.glasses if now < parse_iso(one.expires)),
+            overridden=tuple(glass_facts(people.glasses, now).overridden),
             headroom=min(measured) if measured else None,
             headroom_target=self._plan.headroom_target,
             exceptions=tuple(

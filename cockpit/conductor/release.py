@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Coroutine
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Any, Protocol
 
+from cockpit.backends.cluster import Kind
 from cockpit.base.clock import Clock
 from cockpit.base.errors import (
     BackendError,
@@ -40,7 +41,7 @@ from cockpit.conductor.people import People, Stop, WireReason
 from cockpit.conductor.phases import Failure, Phases, failures_of
 from cockpit.conductor.recorder import Recorder
 from cockpit.conductor.resume import Progress, resolve
-from cockpit.conductor.targets import Targets
+from cockpit.conductor.targets import DeploymentSeen, Targets
 from cockpit.conductor.tools import BakeClock
 from cockpit.journal.events import (
     Noted,
@@ -143,11 +144,14 @@ class Release:
             error = None
         if error is None and not self._promotion.carried:
             error = PhaseFailed([Failure("gate", "nothing was promoted")])
+        stop = self._p.people.stop_decided
+        if error is None and stop is not None and _asked_for(Stopped(stop)):
+            error = Stopped(stop)  # it came in the last moment
         if error is None:
+            self._p.people.over()
             # After P8, so that it says what is so: flags flipped, or still to be.
             async with alongside(self._p.lease.keep()):
                 await self._tell("ga")
-            self._p.people.over()
             return await self._end(Ending(0, f"{self._p.plan.target_version} carries all traffic"))
         if not self._p.effects.prod_touched:
             self._p.people.over()
@@ -164,15 +168,35 @@ class Release:
         """P8's figures of a release that is out (`cockpit kpi`): KPIs and the error budget."""
         try:
             await self._p.connect()
+            await self._ours()
             await self._p.lease.acquire(floor=await self._p.targets.highest_fence())
             await self._until_stopped(self._measured)
+            cause = "released; the KPIs were measured"
+        except Stopped as stopped:
+            if _asked_for(stopped):
+                return await self.undo(stopped.stop.reason, stopped.stop.cause, stopped.stop.by)
+            cause = f"released; the KPIs were not measured: {stopped.stop.cause}"
         except Exception as error:  # noqa: BLE001 - what could not be measured is on record
-            self._note(f"KPIs: {cause_text(error)}")
-            return await self._end(Ending(exit_before_traffic(error), cause_text(error)))
-        return await self._end(Ending(0, "the KPIs were measured"))
+            cause = f"released; the KPIs were not measured: {cause_text(error)}"
+            self._note(cause)
+        self._p.people.over()
+        return await self._end(Ending(0, cause))
 
     async def _measured(self) -> None:
-        await self._aftermath.measure()
+        if failures := await self._aftermath.measure():
+            self._note(f"KPIs: {'; '.join(failure.text for failure in failures)}")
+
+    async def _ours(self) -> list[DeploymentSeen]:
+        """Return stable; raises LockHeld when it does not run this release's images any more."""
+        seen = await self._p.targets.stable()
+        images = {service.stable_deployment: service.image.text for service in self._p.plan.services}
+        other = [f"{one.name} runs {one.image}" for one in seen if one.image != images.get(one.name)]
+        if other:
+            raise LockHeld(
+                f"another release, or somebody, has changed stable since: {'; '.join(other)}",
+                hint="this release is not what runs: see `cockpit status` of the later one",
+            )
+        return seen
 
     async def undo(self, reason: WireReason, cause: str, by: str) -> Ending:
         """Roll back a release that is out: stable gets the images it had before (seed section 7)."""
@@ -183,9 +207,15 @@ class Release:
         if not canary.released or not stable.images:
             return await self._end(Ending(64, "nothing was released that could be rolled back"))
         try:
-            await self._reach(state.fence)
+            await self._reach(state.fence, superseding=True)
+            present = {one.name: one.wanted for one in await self._ours()}
+        except LockHeld as held:
+            return await self._end(Ending(60, f"{cause}; {cause_text(held)}"))
         except CockpitError as error:
             return await self._unfinished(True, f"{cause}; {cause_text(error)}", stable)
+        # Scaled down since, by people or an autoscaler: that is theirs to decide.
+        replicas = {name: min(count, present.get(name, count)) for name, count in stable.replicas.items()}
+        stable = Stable(replicas, stable.images)
         verified = await self._aborted(reason, cause, by, stable, True)
         await self._hard_stop(cause, reason, "")
         return await self._end(Ending(20 if verified else 21, cause))
@@ -196,14 +226,17 @@ class Release:
         state = self._p.recorder.state()
         canary = state.canary
         await self._p.recorder.record_abort(RunResumed(reason=reason, into="abort"))
-        if canary.released and state.rollback is None:
+        undoing = state.people.kind == "rollback"
+        if canary.released and state.rollback is None and not undoing:
             return await self._end(Ending(0, "released before the conductor ended"))
         stable = Stable(dict(canary.stable_replicas), dict(canary.stable_images))
         if not stable.replicas:
             # No promotion had begun: nothing of prod was changed but the fence annotation.
             return await self._end(Ending(30, reason))
         try:
-            await self._reach(state.fence)
+            await self._reach(state.fence, superseding=undoing)
+            if undoing and state.rollback is None:
+                await self._ours()
         except CockpitError as error:
             return await self._unfinished(canary.moved, f"{reason}; {cause_text(error)}", stable)
         # What had begun to replace stable, or was out already, is undone by giving stable its images back.
@@ -215,22 +248,25 @@ class Release:
             return await self._end(Ending(21, reason))
         return await self._end(Ending(20 if canary.moved else 30, reason))
 
-    async def _reach(self, fence: int) -> None:
+    async def _reach(self, fence: int, *, superseding: bool = False) -> None:
         """Connect and take the lease again, for as long as an abort may wait; without it, go on unleased.
 
         An abort is refused by a foreign fence alone, and the number this run had is still its own.
+        `superseding`: a release that is out is looked at by what runs; who tried something since and did not
+        get that far does not keep it from being rolled back.
         """
         self._p.lease.assume(fence)
         give_up = self._p.clock.monotonic() + _REACH_WITHIN
         while True:
             try:
                 await self._p.connect()
-                if await self._p.targets.highest_fence() > fence:
+                highest = await self._p.targets.highest_fence()
+                if highest > fence and not superseding:
                     raise LockHeld(
                         "another release has changed these objects since",
                         hint="it is for its holder to abort; see `cockpit status`",
                     )
-                await self._p.lease.acquire(floor=fence)
+                await self._p.lease.acquire(floor=max(fence, highest))
                 return
             except (BackendError, JournalError) as error:
                 if self._p.clock.monotonic() >= give_up:
@@ -242,7 +278,7 @@ class Release:
         commands = fallback(self._p.plan, stable)
         await self._p.recorder.record_abort(RollbackStarted(reason="crash", cause=cause, by="supervisor"))
         await self._p.recorder.record_abort(RollbackUnfinished(reason=cause, fallback=commands))
-        return await self._end(Ending(21 if moved else 60, cause))
+        return await self._end(Ending(21, cause))
 
     def _note(self, text: str) -> None:
         self._p.recorder.note(Noted(level="error", text=visible(text)))
@@ -267,12 +303,13 @@ class Release:
             raise PhaseFailed(
                 [Failure("gate", "a plan for prod needs a standby, or a waiver of it with owner and reason")]
             )
-        if plan.window_utc.end <= self._p.clock.now():
+        in_flight = bool(self._from.stable.replicas) and plan.on_window_end == "finish"
+        if plan.window_utc.end <= self._p.clock.now() and not in_flight and not self._from.carried:
             raise EffectRefused(f"the release window ended at {plan.window_utc.end}", reason="window")
         await self._p.connect()
         floor = await self._p.targets.highest_fence()
         before = self._p.recorder.state()
-        if self._from.step and floor > before.fence:
+        if self._from.stable.replicas and floor > before.fence:
             raise LockHeld("another release has changed these objects since", hint="see `cockpit status`")
         await self._p.lease.acquire(floor=floor, takeover=self._p.takeover)
         await resolve(self._p.recorder, self._p.targets, before, plan.environment)
@@ -282,7 +319,19 @@ class Release:
         async with AsyncExitStack() as beside:
             for watcher in self._p.hooks.watchers:
                 await beside.enter_async_context(alongside(watcher()))
+            for work_beside in self._p.hooks.beside:
+                await beside.enter_async_context(alongside(self._kept_going(work_beside)))
             await self._first_to_end(work)
+
+    async def _kept_going(self, work: Callable[[], Coroutine[Any, Any, None]]) -> None:
+        """Do what goes on beside the release; its errors are on record and never end the release."""
+        while True:
+            try:
+                await work()
+                return
+            except Exception as error:  # noqa: BLE001 - see above
+                self._note(f"beside the release: {cause_text(error)}")
+            await self._p.clock.sleep(_REACH_PAUSE)
 
     async def _first_to_end(self, work: Callable[[], Awaitable[None]]) -> None:
         async with (
@@ -304,21 +353,15 @@ class Release:
 
     async def _forward(self) -> None:
         for kind, name in self._p.targets.names():
-            await self._p.effects.forward(
-                "stamp",
-                f"{kind.plural}/{name}",
-                lambda kind=kind, name=name: self._p.targets.stamp(kind, name),  # type: ignore[misc]
-                env=self._p.plan.environment,
-                by=_CONDUCTOR,
-                detail=f"fence {self._p.lease.fence}",
-            )
+            await self._stamp(kind, name)
         failures: list[Failure] = []
 
         async def work(phase: str) -> bool:
             name: Phase = phase  # type: ignore[assignment]
             if phase in self._from.passed and phase != "P6":
                 return True
-            await self._p.hooks.due(phase)
+            if not (phase == "P6" and self._from.stable.replicas):  # with a canary in flight nothing waits
+                await self._p.hooks.due(phase)
             if phase == "P6":
                 found = await self._release_train()
             elif phase == "P8":
@@ -331,6 +374,23 @@ class Release:
         failed = await run_graph(DEPENDS, self._p.plan.phases, work)
         if failed:
             raise PhaseFailed(failures)
+
+    async def _stamp(self, kind: Kind, name: str) -> None:
+        while True:
+            try:
+                await self._p.effects.forward(
+                    "stamp",
+                    f"{kind.plural}/{name}",
+                    lambda: self._p.targets.stamp(kind, name),
+                    env=self._p.plan.environment,
+                    by=_CONDUCTOR,
+                    detail=f"fence {self._p.lease.fence}",
+                )
+                return
+            except EffectRefused as refused:
+                if refused.reason != "halt":
+                    raise
+                await self._p.people.resumed()
 
     async def _release_train(self) -> list[Failure]:
         """P6: risks and the rest, start message, the signed pack, its check, go/no-go, canary."""
@@ -454,16 +514,24 @@ class Release:
         """Abort, and take back what went along with the steps; tell whether it was verified."""
         # The lease goes on being renewed; an abort does not stop when that fails.
         async with alongside(self._p.lease.keep()):
-            if self._p.effects.prod_shifted:
-                async with self._p.hooks.freezing(cause, reason, gate):
-                    verified = await self._abort.run(reason, cause, by, stable, replacing=replacing)
-            else:
+            verified: bool | None = None
+            try:
+                if self._p.effects.prod_shifted:
+                    async with self._p.hooks.freezing(cause, reason, gate):
+                        verified = await self._abort.run(reason, cause, by, stable, replacing=replacing)
+            except Exception as error:  # noqa: BLE001 - what captures the moment never stands before the abort
+                self._note(f"beside the abort: {cause_text(error)}")
+            if verified is None:
                 verified = await self._abort.run(reason, cause, by, stable, replacing=replacing)
             try:
-                await self._p.hooks.aborted()
-            except Exception as error:  # noqa: BLE001 - what went along never changes what the abort came to
-                self._note(f"after the abort: {cause_text(error)}")
-        return verified
+                left = await self._p.hooks.aborted()
+            except Exception as error:  # noqa: BLE001 - it is on record, and the run does not end as if all were well
+                left = cause_text(error)
+            if left:
+                await self._p.recorder.record_abort(
+                    RollbackUnfinished(reason=left, fallback=fallback(self._p.plan, stable))
+                )
+        return verified and not left
 
     async def _hard_stop(self, cause: str, reason: str, gate: str) -> None:
         """Seed section 8 after the rollback; what fails of it is on record and never changes the ending."""
@@ -508,7 +576,7 @@ class Release:
 
 def _asked_for(error: BaseException) -> bool:
     """Tell whether a person asked for the rollback."""
-    if not isinstance(error, Stopped) or error.stop.by == "plan":
+    if not isinstance(error, Stopped) or error.stop.by in ("plan", "bound", "--auto"):
         return False
     return error.stop.reason not in ("signal", "crash", "inconclusive")
 

@@ -55,13 +55,8 @@ def progress_of(
     plan_sha256: str,
     roster: Sequence[RosterInfo],
     now: datetime,
-    *,
-    reopened: bool = False,
 ) -> Progress:
-    """Return what counts of what was done: phases whose verdicts still do, and the canary's steps.
-
-    `reopened`: the sitting before had closed; otherwise its conductor was killed.
-    """
+    """Return what counts of what was done: phases whose verdicts still do, and the canary's steps."""
     canary = state.canary
     passed = {view.phase for view in state.phases if view.status == "pass"}
     stale = False
@@ -76,15 +71,13 @@ def progress_of(
                 passed -= set(info.phases)  # asked again, whatever it said once
                 stale = stale or bool(set(info.phases) & set(_BEFORE))
     if not canary.stable_replicas:
-        return Progress(passed=frozenset(passed - {"P6"}))
-    if reopened and not canary.moved:
-        # A sitting that ended before traffic moved: what its pack and its approvals are about still stands
-        # where nothing is to be judged anew; stable is looked at again.
-        sealed = any(pack.kind == "promotion" for pack in state.packs)
+        # No traffic moved: what the pack and the approvals are about still stands where nothing is to be
+        # judged anew; stable is looked at again.
+        sealed = canary.step == 1 and any(pack.kind == "promotion" for pack in state.packs)
         return Progress(
             promoting=sealed and not stale,
             passed=frozenset(passed - {"P6"}),
-            step=1,
+            step=min(canary.step, 1),
             started=canary.step == 1,
         )
     advanced = canary.step if canary.decision == "advance" else max(0, canary.step - 1)
@@ -106,13 +99,18 @@ def must_abort(state: ReleaseState, plan: Plan, *, told: str = "") -> str:
     canary = state.canary
     if told:
         return told
-    if state.rollback is not None and state.rollback.status != "verified":
-        return "a rollback was under way"
+    if state.rollback is not None:
+        verified = state.rollback.status == "verified"
+        return "it was rolled back" if verified else "a rollback was under way"
+    if state.people.kind != "run":
+        return f"the sitting was for {state.people.kind}"
+    if state.people.stopped:
+        return f"a stop was decided: {state.people.stopped}"
     if state.halt is not None and state.halt.active:
         return "a HALT was in force"
     if canary.last is not None and not canary.released and canary.last.outcome == "fail":
         last = canary.last
-        if last.critical or canary.failures >= plan.canary.failure_limit:
+        if last.critical or max(last.failures, canary.failures) >= plan.canary.failure_limit:
             return f"the canary had failed: {last.reason}"
     if plan.on_crash == "abort":
         return "the plan says on_crash: abort"

@@ -31,6 +31,8 @@ from cockpit.verdicts.thresholds import parse
 _BY = "A1"
 _PAUSE = 0.25
 _SHORTEST_WINDOW = 2.0
+_UNDO_WITHIN = 20.0
+"""Seconds giving a stage back may take when the run is being ended."""
 
 
 class StageFailed(CockpitError):
@@ -112,6 +114,13 @@ class Stages:
             except StageFailed as failed:
                 await self._undo(place, before)
                 return failed.failure
+            except BackendError:
+                await self._undo(place, before)
+                raise
+            except asyncio.CancelledError:
+                # The run is being ended: no traffic of prod has moved, so there is a moment for this.
+                await asyncio.wait((asyncio.ensure_future(self._undo(place, before)),), timeout=_UNDO_WITHIN)
+                raise
             except EffectRefused as refused:
                 await self._undo(place, before)
                 if refused.reason != "halt":

@@ -26,8 +26,9 @@ class BakeClock:
 
     def __init__(self, recorder: Recorder) -> None:
         self._recorder = recorder
-        self._paused = False
-        self._extra = 0.0
+        people = recorder.state().people  # of a conductor that was killed: what was said holds
+        self._paused = people.paused
+        self._extra = people.extended_s
 
     @property
     def paused(self) -> bool:

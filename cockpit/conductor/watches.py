@@ -8,6 +8,7 @@ from cockpit.base.clock import Clock
 from cockpit.conductor.effects import EffectsGate
 from cockpit.conductor.people import People, Stop
 from cockpit.conductor.recorder import Recorder
+from cockpit.conductor.tools import BakeClock
 from cockpit.journal.events_people import OperatorLost
 from cockpit.plan.model import Plan
 
@@ -32,8 +33,12 @@ async def window_end(
         await clock.sleep(_POLL)
 
 
-async def operator_lost(plan: Plan, people: People, recorder: Recorder, clock: Clock) -> None:
+async def operator_lost(
+    plan: Plan, people: People, recorder: Recorder, clock: Clock, bake: BakeClock
+) -> None:
     """Do what the plan says when the front ends that had control have all gone for too long.
+
+    A bake somebody paused goes on then: nobody is left who could end the pause.
 
     A run nobody ever attached to is unattended, not abandoned. When somebody attaches again it starts anew.
     """
@@ -53,6 +58,8 @@ async def operator_lost(plan: Plan, people: People, recorder: Recorder, clock: C
         then = plan.on_operator_lost
         text = f"no operator for {gone:.0f} s"
         await recorder.record_abort(OperatorLost(seconds=round(gone, 1), then=then))
+        if bake.paused:
+            bake.pause(False, _BY, f"{text}, who had paused it")
         if then == "halt":
             people.halt(_BY, "operator", text)
         elif then == "abort":

@@ -38,6 +38,7 @@ from cockpit.plan.model import Plan
 EFFECTS = "effects in their place"
 ROLLBACKS = "rollbacks proven"
 _PROMOTING = frozenset({"shift", "promote"})
+_FORWARD = frozenset({"scale", "shift", "promote", "flip"})
 _TO_ZERO = "canary weight 0"
 
 
@@ -139,10 +140,13 @@ class _Walk:
         elif isinstance(event, HaltBegan):
             self._stopped = f"in the HALT of record {event.seq}"
         elif isinstance(event, HaltEnded):
-            self._stopped = "" if event.choice == "resume" else self._stopped
+            if event.choice == "resume":
+                self._stopped = ""
+            else:
+                self._over = f"after the {event.choice} that ended the HALT in record {event.seq}"
         elif isinstance(event, RunResumed):
-            self._stopped = ""
             if event.into != "continue":
+                self._stopped = ""
                 self._over = f"after the crash told in record {event.seq}"
         elif isinstance(event, RunReopened):
             self._stopped = ""
@@ -167,10 +171,12 @@ class _Walk:
             problems.append("it went out in no lane there is")
         if self._stopped:
             problems.append(f"it went out {self._stopped}")
-        if event.env != self._plan.environment or event.verb not in _PROMOTING:
+        if event.env != self._plan.environment:
             return problems
-        if self._over:
+        if self._over and event.verb in _FORWARD:
             problems.append(f"it went out {self._over}")
+        if event.verb not in _PROMOTING:
+            return problems
         if not self._sealed:
             problems.append("the promotion pack was not sealed before it")
         if not self._go:

@@ -30,6 +30,7 @@ from cockpit.journal.events_people import (
     RunReopened,
     SoakChanged,
     StepUpSeen,
+    StopDecided,
 )
 from cockpit.journal.events_work import (
     DrillRun,
@@ -557,6 +558,7 @@ AnyEvent: TypeAlias = (
     | MessagePosted
     | RunReopened
     | EffectResolved
+    | StopDecided
     | ApprovalRequested
     | ApprovalReceived
     | ApprovalSettled

@@ -12,6 +12,8 @@ class RunReopened(Event, frozen=True, tag="run.reopened.v1"):
     why: str
     operator: str
     host: str
+    kind: str = "run"
+    """What it is for: run, rollback or kpi."""
 
 
 class EffectResolved(Event, frozen=True, tag="effect.resolved.v1"):
@@ -20,6 +22,14 @@ class EffectResolved(Event, frozen=True, tag="effect.resolved.v1"):
     effect: str
     happened: bool
     detail: str
+
+
+class StopDecided(Event, frozen=True, tag="stop.decided.v1"):
+    """It is decided that the run ends by an abort; a conductor that is killed now must not go on."""
+
+    reason: str
+    cause: str
+    by: str
 
 
 # -- approvals ----------------------------------------------------------------------------------------

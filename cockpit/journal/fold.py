@@ -236,6 +236,8 @@ class Fold:
         if self._halt is not None:  # it ended with the sitting it was in
             self._halt = replace(self._halt, active=False)
         self._front_ends.clear()
+        if not self._canary.moved:  # whatever stable is by now, it is looked at again
+            self._canary = replace(self._canary, stable_replicas={}, stable_images={}, stage="")
 
     def _run_closed(self, event: ev.RunClosed) -> None:
         self._closed = Closed(event.exit, event.outcome, event.cause, event.at)
@@ -413,6 +415,7 @@ class Fold:
                 metrics=event.metrics,
                 burn=event.burn,
                 at=event.at,
+                failures=event.failures,
             ),
         )
 

@@ -45,11 +45,12 @@ class PeopleFold:
         self.handlers: dict[type, Callable[[Any], None]] = {
             ev.RunOpened: lambda e: self._set(operator=e.operator),
             people.RunReopened: lambda e: self._set(
-                sitting=e.sitting, operator=e.operator, not_due=("", ""), taken_up=0
+                sitting=e.sitting, operator=e.operator, not_due=("", ""), taken_up=0, stopped="", kind=e.kind
             ),
             ev.RunResumed: lambda e: self._set(
                 sitting=self._view.sitting + 1, taken_up=self._view.taken_up + 1
             ),
+            people.StopDecided: lambda e: self._set(stopped=e.cause),
             people.ApprovalRequested: self._requested,
             people.ApprovalReceived: self._received,
             people.ApprovalSettled: self._settled,

@@ -89,6 +89,8 @@ class LookView(msgspec.Struct, frozen=True):
     metrics: Metrics
     burn: dict[str, float | None]
     at: str
+    failures: int = 0
+    """Failed looks in a row, this one included, by whoever took it."""
 
 
 class CanaryView(msgspec.Struct, frozen=True):

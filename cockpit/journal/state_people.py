@@ -108,6 +108,10 @@ class PeopleView(msgspec.Struct, frozen=True):
     """Sittings, approvals, the operator and what waits."""
 
     sitting: int = 1
+    kind: str = "run"
+    """What the sitting is for: run, rollback or kpi."""
+    stopped: str = ""
+    """Why it was decided to abort; empty: it was not."""
     taken_up: int = 0
     """How often a killed conductor of this sitting was replaced."""
     operator: str = ""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from pathlib import Path
 
+from cockpit.backends.cluster import DEPLOYMENT
 from cockpit.conductor.ending import ApprovalMissing, Ending
 from cockpit.conductor.resume import MOST_TAKEN_UP, must_abort, progress_of
 from cockpit.evidence.order import rollbacks_proven
@@ -20,7 +21,7 @@ from cockpit.journal.events import (
     StepDecided,
     StepStarted,
 )
-from cockpit.journal.events_people import RunReopened
+from cockpit.journal.events_people import RunReopened, StopDecided
 from tests.conductor.support import NEW, OLD, FastClock, recording, world
 from tests.conductor.test_kill_sweep import SHA, Sitting, plan_for, records, sitting, until_killed
 from tests.conductor.test_release import ROSTER
@@ -31,10 +32,12 @@ async def close(one: Sitting, ending: Ending) -> None:
     await one.recorder.record_abort(RunClosed(exit=ending.exit, outcome=ending.outcome, cause=ending.cause))
 
 
-async def reopen(one: Sitting) -> None:
+async def reopen(one: Sitting, kind: str = "run") -> None:
     """Open another sitting."""
     number = one.recorder.state().people.sitting + 1
-    await one.recorder.record(RunReopened(sitting=number, why="a test", operator="ann", host="here"))
+    await one.recorder.record(
+        RunReopened(sitting=number, why="a test", operator="ann", host="here", kind=kind)
+    )
 
 
 async def test_a_run_that_waited_for_approval_goes_on_in_another_sitting(tmp_path: Path) -> None:
@@ -58,14 +61,14 @@ async def test_a_run_that_waited_for_approval_goes_on_in_another_sitting(tmp_pat
             await reopen(second)
         async with sitting(tmp_path, made, plan, clock, allowed=not_yet) as third:
             state = third.recorder.state()
-            progress = progress_of(state, plan, SHA, ROSTER, clock.now(), reopened=True)
+            progress = progress_of(state, plan, SHA, ROSTER, clock.now())
             assert (await third.release.run(progress)).exit == 0
         found = records(tmp_path)
         assert [e.step for e in found if isinstance(e, StepStarted)] == [1, 2, 3]
         assert [e.agent for e in found if isinstance(e, AgentCalled) if e.phase == "P0"].count("A5") == 4
         effects = [e.effect for e in found if isinstance(e, EffectIntended)]
         assert len(effects) == len(set(effects))
-        assert asked == [1, 1, 2, 3]
+        assert asked == [1, 1, 2, 3, 4]
         assert await made.stable() == {"web": (2, NEW.format("web"))}
 
 
@@ -89,21 +92,37 @@ async def test_a_release_that_is_out_is_rolled_back_in_another_sitting(tmp_path:
         assert rollbacks_proven(found).ok, rollbacks_proven(found).detail
 
 
-async def test_what_another_release_has_changed_since_is_not_rolled_back(tmp_path: Path) -> None:
+async def test_what_somebody_has_put_in_its_place_since_is_not_rolled_back(tmp_path: Path) -> None:
+    later = "registry.example/web@sha256:" + "b" * 64
     async with asyncio.timeout(100), world() as made:
         clock = FastClock(50)
         plan = plan_for(made, clock, "abort")
-        async with sitting(tmp_path / "a", made, plan, clock) as first:
+        async with sitting(tmp_path, made, plan, clock) as first:
             ended = await first.release.run()
             await close(first, ended)
-        later = plan_for(made, clock, "abort")
-        async with sitting(tmp_path / "b", made, later, clock, holder="ben") as other:
-            assert (await other.release.run()).exit == 0
-        async with sitting(tmp_path / "a", made, plan, clock) as second:
+        containers = [{"name": "app", "image": later}]
+        await made.change(
+            DEPLOYMENT, "web-stable", {"spec": {"template": {"spec": {"containers": containers}}}}
+        )
+        async with sitting(tmp_path, made, plan, clock) as second:
             await reopen(second)
             ended = await second.release.undo("manual", "too late", "ann")
-        assert ended.exit == 21
-        assert await made.stable() == {"web": (2, NEW.format("web"))}
+        assert (ended.exit, "changed stable since" in ended.cause) == (60, True)
+        assert await made.stable() == {"web": (2, later)}
+
+
+async def test_a_rollback_that_was_cut_off_is_finished(tmp_path: Path) -> None:
+    async with asyncio.timeout(100), world() as made:
+        clock = FastClock(50)
+        plan = plan_for(made, clock, "continue")
+        async with sitting(tmp_path, made, plan, clock) as first:
+            ended = await first.release.run()
+            await close(first, ended)
+            await reopen(first, "rollback")
+        async with sitting(tmp_path, made, plan, clock, taken_up=True) as second:
+            assert must_abort(second.recorder.state(), plan)
+            assert (await second.release.abort_only("the conductor ended")).exit == 20
+        assert await made.stable() == {"web": (2, OLD.format("web"))}
 
 
 async def test_nothing_is_rolled_back_where_nothing_is_out(tmp_path: Path) -> None:
@@ -135,6 +154,8 @@ async def test_a_killed_run_that_had_failed_or_was_halted_does_not_go_on(tmp_pat
         plan = plan_for(made, clock, "continue")
         for name, event in {
             "halted": HaltBegan(by="ann", trigger="key", reason="", epoch=1),
+            "stopped": StopDecided(reason="manual", cause="ROLLBACK by ann", by="ann"),
+            "rolled-back": RollbackStarted(reason="manual", cause="", by="ann"),
             "failed": LookTaken(
                 step=1, look=1, outcome="fail", critical=True, reason="errors", requests=1.0, metrics={},
                 burn={}, passes=0, required=1, failures=1, answers="",
