@@ -24,11 +24,12 @@ from cockpit.conductor.desks import Desks
 from cockpit.conductor.effects import EffectsGate
 from cockpit.conductor.gatekeeper import ReleaseGatekeeper, reduced_reasons
 from cockpit.conductor.lease import ReleaseLease
+from cockpit.conductor.parts import Parts
 from cockpit.conductor.people import People, WireReason
 from cockpit.conductor.phases import Phases
 from cockpit.conductor.promotion_requests import PromotionRequests
 from cockpit.conductor.recorder import Recorder
-from cockpit.conductor.release import Parts, Release
+from cockpit.conductor.release import Release
 from cockpit.conductor.resume import Progress, progress_of
 from cockpit.conductor.stages import Place, Stages
 from cockpit.conductor.targets import Targets

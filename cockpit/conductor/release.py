@@ -5,11 +5,9 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable, Coroutine
 from contextlib import AsyncExitStack
-from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any
 
 from cockpit.backends.cluster import Kind
-from cockpit.base.clock import Clock
 from cockpit.base.errors import (
     BackendError,
     CockpitError,
@@ -21,10 +19,9 @@ from cockpit.base.tasks import alongside
 from cockpit.base.text import visible
 from cockpit.conductor.abort import Abort, Stable, fallback
 from cockpit.conductor.aftermath import Aftermath
-from cockpit.conductor.bake import Analyst, Breach, Inconclusive
+from cockpit.conductor.bake import Breach
 from cockpit.conductor.canary import Promotion, Wiring
 from cockpit.conductor.dag import DEPENDS, run_graph
-from cockpit.conductor.effects import EffectsGate
 from cockpit.conductor.ending import (
     ApprovalMissing,
     Ending,
@@ -34,15 +31,12 @@ from cockpit.conductor.ending import (
     exit_before_traffic,
     wire_reason,
 )
-from cockpit.conductor.gatekeeper import ReleaseGatekeeper
-from cockpit.conductor.hooks import Hooks
-from cockpit.conductor.lease import ReleaseLease
-from cockpit.conductor.people import People, Stop, WireReason
-from cockpit.conductor.phases import Failure, Phases, failures_of
-from cockpit.conductor.recorder import Recorder
+from cockpit.conductor.parts import Parts
+from cockpit.conductor.people import WireReason
+from cockpit.conductor.phases import Failure
 from cockpit.conductor.resume import Progress, resolve
-from cockpit.conductor.targets import DeploymentSeen, Targets
-from cockpit.conductor.tools import BakeClock
+from cockpit.conductor.targets import DeploymentSeen
+from cockpit.conductor.train import ReleaseTrain
 from cockpit.journal.events import (
     Noted,
     RollbackStarted,
@@ -50,47 +44,12 @@ from cockpit.journal.events import (
     RunResumed,
     WaiverRecorded,
 )
-from cockpit.plan.model import Plan
-from cockpit.rpc.messages import Op, Phase
+from cockpit.rpc.messages import Phase
 
 _NOTARY, _QA, _CONDUCTOR, _COMMS = "A3", "A60", "A1", "A41"
 _REACH_WITHIN = 60.0
 """Seconds a resumed abort tries to reach cluster and lease before it goes on without the lease."""
 _REACH_PAUSE = 1.0
-_LAST_IN_P6 = frozenset({_NOTARY, _QA, _CONDUCTOR, _COMMS})
-
-
-class Sealer(Protocol):
-    """Builds, signs and records evidence packs."""
-
-    async def seal(self, kind: str) -> str:
-        """Seal a pack of `kind` (promotion or closing); return why it could not be signed, or nothing."""
-        ...
-
-
-@dataclass(frozen=True)
-class Parts:
-    """What a release works with."""
-
-    plan: Plan
-    recorder: Recorder
-    clock: Clock
-    connect: Callable[[], Awaitable[None]]
-    """Connects the back ends that must be; raises BackendError."""
-    lease: ReleaseLease
-    effects: EffectsGate
-    targets: Targets
-    abort_targets: Targets
-    """The same objects through a client of its own that is already connected."""
-    analyst: Analyst
-    people: People
-    phases: Phases
-    gatekeeper: ReleaseGatekeeper
-    sealer: Sealer
-    bake: BakeClock
-    hooks: Hooks = field(default_factory=Hooks)
-    takeover: str = ""
-    """The reason for taking the lock of a holder that has gone."""
 
 
 class Release:
@@ -98,6 +57,7 @@ class Release:
 
     def __init__(self, parts: Parts) -> None:
         self._p = parts
+        self._train = ReleaseTrain(parts, lambda: self._promotion.run())
         self._promotion = Promotion(
             Wiring(
                 effects=parts.effects,
@@ -108,7 +68,7 @@ class Release:
                 plan=parts.plan,
                 clock=parts.clock,
                 resumed=parts.people.resumed,
-                undecided=self._undecided,
+                undecided=self._train.undecided,
                 bake=parts.bake,
                 before=parts.hooks.allowed,
                 after=self._advanced,
@@ -363,11 +323,11 @@ class Release:
             if not (phase == "P6" and self._from.stable.replicas):  # with a canary in flight nothing waits
                 await self._p.hooks.due(phase)
             if phase == "P6":
-                found = await self._release_train()
+                found = await self._train.run(promoting=self._from.promoting)
             elif phase == "P8":
                 found = await self._aftermath.run()
             else:
-                found = await self._p.phases.run(name, self._remedy)
+                found = await self._p.phases.run(name, self._train.remedy)
             failures.extend(found)
             return not found
 
@@ -392,100 +352,11 @@ class Release:
                     raise
                 await self._p.people.resumed()
 
-    async def _release_train(self) -> list[Failure]:
-        """P6: risks and the rest, start message, the signed pack, its check, go/no-go, canary."""
-        phases = self._p.phases
-        await phases.start("P6")
-        if self._from.promoting:
-            # Its pack is sealed and signed, and traffic may be on the canary: what is left is the promotion.
-            await self._promote()
-            await phases.end("P6", [])
-            return []
-        agents = {info.id: info for info in phases.agents("P6")}
-        failures = await phases.side_by_side(
-            "P6", [info for info in agents.values() if info.id not in _LAST_IN_P6]
-        )
-        if failures:
-            failures = await self._remedy("P6", failures)
-        if not failures:
-            failures = await self._tag("rc")
-        if not failures:
-            failures = await self._p.hooks.stages()
-        for agent, params in ((_COMMS, {"macro": "start"}), (_NOTARY, {"pack": "promotion"})):
-            if not failures and agent in agents:
-                failures = await phases.all_ops("P6", agents[agent], params=params)
-        if not failures:
-            pending = await self._p.sealer.seal("promotion")
-            if pending:
-                failures = [Failure("unreachable", f"the promotion pack is not signed: {pending}")]
-        for agent in (_QA, _CONDUCTOR):
-            if not failures and agent in agents:
-                failures = await phases.all_ops("P6", agents[agent], params={"pack": "promotion"})
-        if not failures:
-            await self._promote()
-        await phases.end("P6", failures)
-        return failures
-
-    async def _promote(self) -> None:
-        await self._promotion.run()
-        for failure in await self._tag("final"):
-            # It is out whatever became of its tag.
-            self._note(f"the final tag: {failure.text}")
-
-    async def _tag(self, kind: str) -> list[Failure]:
-        """Have a signed tag cut and looked at; return what failed."""
-        info = self._p.phases.find(_CONDUCTOR)
-        if info is None or not info.mutates:
-            return []
-        ops: tuple[Op, ...] = ("APPLY", "VERIFY")
-        for op in ops:
-            if failures := failures_of(await self._p.phases.op("P6", info, op, params={"tag": kind})):
-                return failures
-        return []
-
     async def _advanced(self, step: int) -> None:
         try:
             await self._p.hooks.advanced(step)
         except Exception as error:  # noqa: BLE001 - what goes along with a step never holds it up
             self._note(f"after step {step}: {cause_text(error)}")
-
-    async def _remedy(self, phase: Phase, failures: list[Failure]) -> list[Failure]:
-        """Let people do something about gates that failed: verify again, or break-glass where it may be.
-
-        Unattended, only break-glass over gates the plan lists is waited for, no longer than the plan says.
-        """
-        hooks = self._p.hooks
-        while left := [one for one in failures if one.gate not in hooks.overridden()]:
-            failures = left
-            gates = {one.gate for one in left}
-            breakable = "" not in gates and gates <= hooks.overridable
-            text = f"{phase} failed: {'; '.join(one.text for one in left)}"[:1500]
-            answer, _ = await self._p.people.ask(
-                f"{text}. Verify again, or end the run?" + (" Break-glass is possible." if breakable else ""),
-                ("reverify", "end"),
-                otherwise="end",
-                until=lambda gates=gates: "overridden" if gates <= hooks.overridden() else "",  # type: ignore[misc]
-                patience=hooks.glass_wait if breakable else 0.0,
-            )
-            if answer == "end":
-                return left
-            if answer == "reverify":
-                failures = [one for one in left if not one.agent]
-                for agent in sorted({one.agent for one in left if one.agent}):
-                    failures += await self._p.phases.again(phase, agent)
-        return []
-
-    async def _undecided(self, doubt: Inconclusive) -> None:
-        """Ask a person whether to try the step again; unattended, and when nobody answers, roll back."""
-        answer, by = await self._p.people.ask(
-            f"The step is inconclusive: {doubt}. Roll back, or look again?",
-            ("rollback", "retry"),
-            otherwise="rollback",
-        )
-        if answer != "retry":
-            if by in ("--auto", "bound"):
-                raise doubt
-            raise Stopped(Stop("inconclusive", f"inconclusive, rolled back by {by}: {doubt}", by))
 
     # -- endings --------------------------------------------------------------------------------------
 

@@ -20,10 +20,11 @@ from cockpit.conductor.effects import EffectsGate, outside
 from cockpit.conductor.ending import Ending
 from cockpit.conductor.hooks import Hooks
 from cockpit.conductor.lease import ReleaseLease
+from cockpit.conductor.parts import Parts
 from cockpit.conductor.people import People
 from cockpit.conductor.phases import Phases
 from cockpit.conductor.recorder import Recorder
-from cockpit.conductor.release import Parts, Release
+from cockpit.conductor.release import Release
 from cockpit.conductor.resume import must_abort, progress_of
 from cockpit.conductor.targets import Targets
 from cockpit.conductor.tools import BakeClock

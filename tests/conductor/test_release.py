@@ -38,10 +38,11 @@ from cockpit.conductor.ending import (
 )
 from cockpit.conductor.hooks import Hooks
 from cockpit.conductor.lease import ReleaseLease
+from cockpit.conductor.parts import Parts
 from cockpit.conductor.people import People, Stop
 from cockpit.conductor.phases import Failure, Phases
 from cockpit.conductor.recorder import Recorder
-from cockpit.conductor.release import Parts, Release
+from cockpit.conductor.release import Release
 from cockpit.conductor.targets import Targets
 from cockpit.conductor.tools import BakeClock
 from cockpit.journal.events import (
