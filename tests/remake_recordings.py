@@ -9,23 +9,46 @@ from __future__ import annotations
 import shutil
 import sys
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 
-from tests.e2e.rehearsals import rehearse
+from cockpit.journal.events import HaltBegan, LookTaken
+from tests.e2e.rehearsals import Rehearsed, Running, cockpit, rehearse
 
 RECORDINGS = Path(__file__).resolve().parent.parent / "recordings"
-SAMPLES = {"green": ("green", 0), "breach": ("slo-breach-50", 20)}
 KEPT = ("journal.jsonl", "state.json", "summary.json", "release.yaml", "release_notes.md", "junit.xml")
+
+
+def halted(folder: Path) -> Rehearsed:
+    """Rehearse a release that broke glass; halt it at its second step, then roll it back."""
+    running = Running(folder, "break-glass")
+    try:
+        running.wait_for(lambda event: isinstance(event, LookTaken) and event.step == 2, within=240.0)
+        cockpit("halt", "--run", str(folder), "--reason", "support reports slow searches")
+        running.wait_for(lambda event: isinstance(event, HaltBegan))
+        reason = "the reports are confirmed; no risk is taken under broken glass"
+        cockpit("rollback", "--run", str(folder), "--reason", reason, "--wait")
+        return running.end()
+    finally:
+        if running.process.poll() is None:
+            running.stop()
+
+
+SAMPLES: dict[str, tuple[Callable[[Path], Rehearsed], int]] = {
+    "green": (lambda folder: rehearse(folder, "green"), 0),
+    "breach": (lambda folder: rehearse(folder, "slo-breach-50"), 20),
+    "halt": (halted, 20),
+}
 
 
 def main() -> int:
     """Rehearse each sample and keep its recording; return 0, or 1 when a rehearsal ended otherwise."""
-    for name, (scenario, code) in SAMPLES.items():
+    for name, (make, code) in SAMPLES.items():
         with tempfile.TemporaryDirectory() as folder:
-            ended = rehearse(Path(folder) / "run", scenario)
+            ended = make(Path(folder) / "run")
             if ended.code != code:
                 print(
-                    f"{scenario} ended with {ended.code}, not {code}:\n{ended.out}{ended.err}",
+                    f"{name} ended with {ended.code}, not {code}:\n{ended.out}{ended.err}",
                     file=sys.stderr,
                 )
                 return 1
