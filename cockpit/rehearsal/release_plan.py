@@ -175,6 +175,7 @@ def build(
         plan["approvals"] = approvals()
         plan["waivers"] = [entry for entry in plan["waivers"] if entry["what"] != "approvals"]
         plan["on_operator_lost"] = "continue"
+        plan["on_crash"] = "continue"
         plan["operator_lost_after"] = seconds(pace.operator_lost_after)
     if STAGES_RUN:
         plan["stages"] = stages(dict(endpoints.stages), pace)
