@@ -47,6 +47,8 @@ class Stops(Acting):
         if reason:
             await self._send("reason", reason=reason)
         for _ in range(_SEEN_WITHIN):
+            if any(isinstance(screen, (Confirm, Choose)) for screen in self._app.screen_stack):
+                return  # something else is being asked already, a ROLLBACK maybe: nothing covers it
             if _halted(self._state):
                 await self._decide()
                 return
