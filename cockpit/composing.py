@@ -12,6 +12,7 @@ from typing import Any
 from cockpit.agentkit.context import Handles
 from cockpit.backends.device_flow import IdTokenChecker
 from cockpit.base.clock import Clock
+from cockpit.base.errors import UsageError
 from cockpit.base.redact import Redactor
 from cockpit.conductor.approvals import ApprovalDesk
 from cockpit.conductor.attention import Attention
@@ -231,7 +232,10 @@ def _desks(core: Core, *, unattended: bool) -> Desks | None:
 
 def _secrets(base: Path, redactor: Redactor) -> SecretReader:
     def read(reference: SecretRef) -> str:
-        value = reference.read(base)
+        try:
+            value = reference.read(base)
+        except LookupError as error:
+            raise UsageError(str(error), where=reference.ref, hint="the plan refers to this secret") from None
         redactor.add(value)
         return value
 

@@ -21,7 +21,7 @@ from cockpit.verdicts.gonogo import compute
 _RISKS = "A4"
 _RISK_LOOKS = 4
 """How often the risk triggers are judged in the course of a bake, at most once an interval."""
-_PROMOTION_PHASES = ("P0", "P1", "P2", "P3", "P4", "P5", "P6")
+PROMOTION_PHASES = ("P0", "P1", "P2", "P3", "P4", "P5", "P6")
 
 
 def facts_for(
@@ -33,7 +33,7 @@ def facts_for(
     glass: GlassFacts | None = None,
 ) -> GateFacts:
     """Return what verdicts are held against: the plan's images, its digest, and who owes what by now."""
-    due: list[str] = [phase for phase in _PROMOTION_PHASES if phase in plan.phases]
+    due: list[str] = [phase for phase in PROMOTION_PHASES if phase in plan.phases]
     if step > 1:
         due.append("canary")
     listed = set(plan.agents)

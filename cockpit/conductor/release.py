@@ -31,6 +31,7 @@ from cockpit.conductor.ending import (
     exit_before_traffic,
     wire_reason,
 )
+from cockpit.conductor.hardstop import is_hard_stop
 from cockpit.conductor.parts import Parts
 from cockpit.conductor.people import WireReason
 from cockpit.conductor.phases import Failure
@@ -372,7 +373,7 @@ class Release:
         replacing = self._promotion.replacing
         verified = await self._aborted(reason, cause, by, self._promotion.stable, replacing, gate=gate)
         await self._tell("breach", gate=gate)
-        if self._p.effects.prod_shifted or (isinstance(error, Breach) and error.critical):
+        if is_hard_stop(error, shifted=self._p.effects.prod_shifted):
             await self._hard_stop(cause, reason, gate)
         if not verified:
             return await self._end(Ending(21, cause))

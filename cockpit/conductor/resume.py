@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 
 from cockpit.conductor.abort import Stable
-from cockpit.conductor.gatekeeper import facts_for
+from cockpit.conductor.gatekeeper import PROMOTION_PHASES, facts_for
 from cockpit.conductor.phases import RosterInfo
 from cockpit.conductor.recorder import Recorder
 from cockpit.conductor.targets import Targets
@@ -23,7 +23,6 @@ from cockpit.verdicts.gates import void
 
 MOST_TAKEN_UP = 3
 """A run that was taken up this often and ended again is aborted: something ends it that will end it again."""
-_BEFORE = ("P0", "P1", "P2", "P3", "P4", "P5", "P6")
 _SHIFT = re.compile(r"canary weight (\d+)(, stable is new)?")
 _SCALE = re.compile(r"(\S+) to (\d+)")
 _IMAGE = re.compile(r"(\S+) (\S+)")
@@ -69,7 +68,7 @@ def progress_of(
             fresh = [one for one in given if one.phase_gate == gate and one.verdict == "pass"]
             if not any(void(one, facts, now=now) == "" for one in fresh):
                 passed -= set(info.phases)  # asked again, whatever it said once
-                stale = stale or bool(set(info.phases) & set(_BEFORE))
+                stale = stale or bool(set(info.phases) & set(PROMOTION_PHASES))
     if not canary.stable_replicas:
         # No traffic moved: what the pack and the approvals are about still stands where nothing is to be
         # judged anew; stable is looked at again.
