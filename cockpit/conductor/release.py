@@ -188,7 +188,9 @@ class Release:
         canary = state.canary
         await self._p.recorder.record_abort(RunResumed(reason=reason, into="abort"))
         undoing = state.people.kind == "rollback"
-        if canary.released and state.rollback is None and not undoing:
+        if undoing and state.rollback is None:
+            return await self.undo("manual", reason, "supervisor")
+        if canary.released and state.rollback is None:
             return await self._end(Ending(0, "released before the conductor ended"))
         stable = Stable(dict(canary.stable_replicas), dict(canary.stable_images))
         if not stable.replicas:
@@ -196,8 +198,6 @@ class Release:
             return await self._end(Ending(30, reason))
         try:
             await self._reach(state.fence, superseding=undoing)
-            if undoing and state.rollback is None:
-                await self._ours()
         except CockpitError as error:
             return await self._unfinished(canary.moved, f"{reason}; {cause_text(error)}", stable)
         # What had begun to replace stable, or was out already, is undone by giving stable its images back.
