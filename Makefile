@@ -1,4 +1,4 @@
-# make setup | rehearse | test | test-long | lint | bench | lock | schemas
+# make setup | rehearse | test | test-long | backends | lint | bench | lock | schemas
 SHELL := /bin/sh
 PYTHON ?= python3
 VENV := .venv
@@ -7,7 +7,7 @@ UV := .bootstrap/bin/uv
 STAMP := $(VENV)/.stamp
 DEV_STAMP := $(VENV)/.stamp-dev
 
-.PHONY: setup dev rehearse test test-fast test-long lint bench lock schemas recordings clean
+.PHONY: setup dev rehearse test test-fast test-long backends lint bench lock schemas recordings clean
 .DELETE_ON_ERROR:
 
 setup: $(STAMP)
@@ -48,6 +48,10 @@ test-fast: dev
 
 test-long: dev
 	@$(BIN)/pytest -p no:xdist -m long tests
+
+# The real servers, built and unpacked into a cache outside the checkout.
+backends:
+	@$(PYTHON) -m tests.real.backends $(ARGS)
 
 bench: dev
 	@for b in benchmarks/bench_*.py; do $(BIN)/python $$b || exit 1; done
