@@ -19,17 +19,21 @@ def answer(
 
     Every document starts with `service`, `version` and `tenant`. A `blind` search knows one word only.
     """
-    page = "healthz" if path == "/healthz" else path.strip("/")
-    if page == "healthz":
+    if is_health(path):
         body: Document | None = {"status": "ok"}
     else:
-        make = _PAGES.get((service, page))
+        make = _PAGES.get((service, path.strip("/")))
         body = make(query, tenant) if make is not None else None
         if blind and body is not None and "hits" in body and body["query"] != _KNOWN_WORD:
             body |= {"total": 0, "hits": []}
     if body is None:
         return None
     return {"service": service, "version": version, "tenant": tenant, **body}
+
+
+def is_health(path: str) -> bool:
+    """Tell whether `path`, below the service's prefix, asks only whether the pod is alive."""
+    return path.strip("/") == "healthz"
 
 
 def _number(*parts: str) -> int:
