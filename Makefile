@@ -1,13 +1,15 @@
-# make setup | rehearse | test | test-long | backends | lint | bench | lock | schemas
+# make setup | rehearse | test | test-real | test-long | backends | lint | bench | lock | schemas
 SHELL := /bin/sh
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 UV := .bootstrap/bin/uv
+REAL ?= 0
+IN_NAMESPACE := $(BIN)/python -m cockpit.rehearsal.real.namespace
 STAMP := $(VENV)/.stamp
 DEV_STAMP := $(VENV)/.stamp-dev
 
-.PHONY: setup dev rehearse test test-fast test-long backends lint bench lock schemas recordings clean
+.PHONY: setup dev rehearse test test-fast test-real test-long backends lint bench lock schemas recordings clean
 .DELETE_ON_ERROR:
 
 setup: $(STAMP)
@@ -41,13 +43,22 @@ lint: dev
 
 test: lint
 	@$(BIN)/pytest -n 2 -m "not e2e and not tmux and not real and not long" tests
+	@$(MAKE) --no-print-directory test-real
 	@$(BIN)/pytest -p no:xdist -m "(e2e or tmux) and not real and not long" tests
+
+# On the real servers. What is not there is skipped and named; with REAL=1 it is brought, or the tests fail.
+test-real: dev
+	@if [ "$(REAL)" = 1 ]; then $(MAKE) --no-print-directory backends; fi
+	@if $(IN_NAMESPACE) true; then $(IN_NAMESPACE) $(BIN)/pytest -p no:xdist -m "real and not long" tests; \
+	elif [ "$(REAL)" = 1 ]; then exit 1; else echo "skipped: every test on real servers, for want of a network namespace"; fi
 
 test-fast: dev
 	@$(BIN)/pytest -n 2 -m "not e2e and not tmux and not real and not long" tests
 
 test-long: dev
-	@$(BIN)/pytest -p no:xdist -m long tests
+	@$(BIN)/pytest -p no:xdist -m "long and not real" tests
+	@if [ "$(REAL)" = 1 ]; then $(MAKE) --no-print-directory backends ARGS=--long; fi
+	@$(IN_NAMESPACE) $(BIN)/pytest -p no:xdist -m "long and real" tests
 
 # The real servers, built and unpacked into a cache outside the checkout.
 backends:
