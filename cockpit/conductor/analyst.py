@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import math
-from dataclasses import dataclass
 
 from cockpit.backends.metrics import MetricsBackend
 from cockpit.base.clock import Clock, iso
 from cockpit.base.errors import BackendError, BackendGarbage, BackendRefused, JournalError
 from cockpit.conductor.bake import LookResult, ShareSeen
+from cockpit.conductor.recall import Answered, recall
 from cockpit.conductor.recorder import Recorder
+from cockpit.journal.events import Noted
 from cockpit.plan.model import Canary
 from cockpit.verdicts.analysis import look_of
 from cockpit.verdicts.answers import MetricAnswer, parse_answer
@@ -24,17 +25,6 @@ from cockpit.verdicts.questions import (
 )
 
 
-@dataclass(frozen=True, slots=True)
-class _Answered:
-    """An answer or the error kept in its place, with what the record of the question needs."""
-
-    query: str
-    raw: bytes
-    asked_at: str
-    evaluated_at: float | None = None
-    clock_offset_s: float | None = None
-
-
 class PrometheusAnalyst:
     """Takes looks, and the quick views of share and count around them."""
 
@@ -45,13 +35,15 @@ class PrometheusAnalyst:
         self._clock = clock
         self._stable = stable_names(canary)
         # At 100 % stable serves nobody: it is compared as it was in the last look before.
-        self._carried: dict[str, _Answered] = {}
+        self._carried: dict[str, Answered] = {}
         self._seen: set[str] = set()
         self._seen_before: frozenset[str] = frozenset()
         self._step = 0
 
     async def look(self, step: int, window_s: float) -> LookResult:
         """Take one look over the last `window_s` seconds; never raises for what the back end does."""
+        if not self._step:
+            await self._take_up()
         if step != self._step:
             self._step, self._seen_before = step, frozenset(self._seen)
         weight = self._canary.steps[step - 1]
@@ -128,11 +120,11 @@ class PrometheusAnalyst:
             return None, "the value is not a number: no requests"
         return value, ""
 
-    async def _ask_all(self, queries: dict[str, str]) -> dict[str, _Answered]:
+    async def _ask_all(self, queries: dict[str, str]) -> dict[str, Answered]:
         answers = await asyncio.gather(*(self._ask(text) for text in queries.values()))
         return dict(zip(queries, answers, strict=True))
 
-    async def _ask(self, query: str) -> _Answered:
+    async def _ask(self, query: str) -> Answered:
         asked_at = iso(self._clock.now())
         try:
             answer: MetricAnswer = await self._metrics.query(query, deadline=self._canary.query_deadline)
@@ -140,18 +132,28 @@ class PrometheusAnalyst:
             kind = "garbage" if isinstance(error, BackendGarbage) else "cut"
             if isinstance(error, BackendRefused):
                 kind = "http"
-            return _Answered(query, error_answer(kind, str(error)), asked_at)
-        return _Answered(query, answer.raw, answer.asked_at, answer.evaluated_at, answer.clock_offset_s)
+            return Answered(query, error_answer(kind, str(error)), asked_at)
+        return Answered(query, answer.raw, answer.asked_at, answer.evaluated_at, answer.clock_offset_s)
 
-    def _remember(self, answered: dict[str, _Answered]) -> None:
+    def _remember(self, answered: dict[str, Answered]) -> None:
         for name, answer in answered.items():
-            if answer.evaluated_at is None:
-                continue
-            try:
-                samples, _ = parse_answer(answer.raw)
-            except BackendGarbage:
-                continue
-            if samples:
+            if answer.useful:
                 self._seen.add(name)
                 if name in self._stable:
                     self._carried[name] = answer
+
+    async def _take_up(self) -> None:
+        """Before the first look: what an earlier conductor of this run had seen counts as seen."""
+        people = self._recorder.state().people
+        if people.sitting == 1:
+            return
+        try:
+            found = await self._recorder.read(
+                lambda: recall(self._recorder.events(), self._recorder.blob, self._canary)
+            )
+        except JournalError as error:
+            # As if it had never been seen: at 100 % the step is then inconclusive, never passed.
+            self._recorder.note(Noted(level="warning", text=f"earlier looks cannot be read back: {error}"))
+            return
+        self._step, self._seen_before = found.step, found.seen_before
+        self._seen, self._carried = found.seen, found.carried

@@ -7,8 +7,9 @@ conductor decides on is exactly what a replay will show.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from typing import TypeVar
 
 from cockpit.base.errors import BackendUnreachable, ChainBroken, JournalError
 from cockpit.base.threads import BoundedThreads
@@ -22,6 +23,8 @@ from cockpit.journal.records import Receipt
 from cockpit.journal.state import ReleaseState
 from cockpit.journal.upcast import decode
 from cockpit.journal.writer import JournalWriter
+
+T = TypeVar("T")
 
 _DISK_WITHIN = 10.0
 
@@ -99,6 +102,13 @@ class Recorder:
             return await self._disk.run(lambda: [self.keep(data) for data in parts], deadline=_DISK_DEADLINE)
         except BackendUnreachable as error:
             raise JournalError(f"blobs cannot be written: {error.what}", where=str(self._run_dir)) from None
+
+    async def read(self, work: Callable[[], T]) -> T:
+        """Read journal or blobs, many at a time, without holding up the loop; raises JournalError."""
+        try:
+            return await self._disk.run(work, deadline=_DISK_DEADLINE)
+        except BackendUnreachable as error:
+            raise JournalError(f"cannot be read: {error.what}", where=str(self._run_dir)) from None
 
     def blob(self, digest: str) -> bytes:
         """Return a stored blob, verified against its digest."""

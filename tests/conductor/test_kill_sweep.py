@@ -10,11 +10,16 @@ import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
+from datetime import datetime
 from pathlib import Path
 from typing import Any, cast
 
 import pytest
 
+from cockpit.backends.metrics import MetricsBackend
+from cockpit.base.clock import iso
+from cockpit.conductor.analyst import PrometheusAnalyst
+from cockpit.conductor.bake import Analyst
 from cockpit.conductor.calls import AgentCalls
 from cockpit.conductor.effects import EffectsGate, outside
 from cockpit.conductor.ending import Ending
@@ -34,10 +39,12 @@ from cockpit.journal.events import (
     AnyEvent,
     EffectDone,
     EffectIntended,
+    LookTaken,
     Released,
     RunResumed,
     StableRecorded,
     StepDecided,
+    StepStage,
     StepStarted,
 )
 from cockpit.journal.reader import JOURNAL_NAME, decode_events, read_lines
@@ -45,12 +52,17 @@ from cockpit.journal.records import Receipt
 from cockpit.journal.upcast import decode
 from cockpit.journal.writer import JournalWriter
 from cockpit.plan.model import Plan
+from cockpit.verdicts.answers import MetricAnswer, read_answer
+from cockpit.verdicts.questions import queries_for
 from tests.conductor.support import NEW, OLD, RUN_ID, FastClock, ToldAnalyst, World, plan_of, world
 from tests.conductor.test_release import ROSTER, Agents, Gates, Sealer
 from tests.unit.journal.support import KEY
+from tests.unit.verdicts.samples import canary as judged
+from tests.unit.verdicts.samples import good, one, vector
 
 BOUNDARIES = (EffectIntended, EffectDone, StableRecorded, StepStarted, StepDecided, Released)
 SHA = "0" * 64
+Where = Callable[[Event], bool]
 
 
 class Killed(BaseException):
@@ -60,15 +72,18 @@ class Killed(BaseException):
 class Mortal(Recorder):
     """A recorder whose process is killed at its nth boundary, before or right after the record is written."""
 
-    def __init__(self, writer: JournalWriter, folder: Path, at: int, *, after: bool) -> None:
+    def __init__(
+        self, writer: JournalWriter, folder: Path, at: int, *, after: bool, where: Where | None = None
+    ) -> None:
         super().__init__(writer, folder, RUN_ID, KEY)
+        self._where = where or (lambda event: isinstance(event, BOUNDARIES))
         self._left = at
         self._after = after
         self.dead = asyncio.Event()
         self.boundary = ""
 
     def _counts(self, event: Event) -> bool:
-        if not isinstance(event, BOUNDARIES):
+        if not self._where(event):
             return False
         self._left -= 1
         if self._left == 0:
@@ -126,13 +141,15 @@ async def sitting(
     *,
     at: int = 0,
     after: bool = False,
+    where: Where | None = None,
     taken_up: bool = False,
     holder: str = "ann",
     allowed: Callable[[int], Awaitable[None]] | None = None,
+    metrics: MetricsBackend | None = None,
 ) -> AsyncIterator[Sitting]:
     """Yield a conductor that ends at its nth boundary (0: never)."""
     writer = JournalWriter.open(folder, clock=clock)
-    recorder = Mortal(writer, folder, at, after=after)
+    recorder = Mortal(writer, folder, at, after=after, where=where)
     state = recorder.state()
     number = state.people.sitting + taken_up
     lease = ReleaseLease(made.conductor, plan.targets.kubernetes, holder, recorder, clock)
@@ -164,6 +181,9 @@ async def sitting(
     hooks = Hooks(closed=outside(plan.window_utc, clock))
     if allowed is not None:
         hooks = replace(hooks, allowed=allowed)
+    analyst: Analyst = ToldAnalyst(weight=targets.weight)
+    if metrics is not None:
+        analyst = PrometheusAnalyst(metrics, plan.canary, recorder, clock)
     calls = AgentCalls(Agents(), recorder, clock, deadline=20, sitting=number)
     parts = Parts(
         plan=plan,
@@ -174,7 +194,7 @@ async def sitting(
         effects=gate,
         targets=targets,
         abort_targets=Targets(made.conductor, plan, lease, abort=f"test{state.people.sitting}"),
-        analyst=ToldAnalyst(weight=targets.weight),
+        analyst=analyst,
         people=people,
         phases=Phases(ROSTER, plan.agents, calls, recorder, people),
         gatekeeper=cast(Any, Gates()),
@@ -207,9 +227,11 @@ def records(folder: Path) -> list[AnyEvent]:
     return list(decode_events(read_lines(folder / JOURNAL_NAME), decode))
 
 
-async def take_up(folder: Path, made: World, plan: Plan, clock: FastClock) -> Ending:
+async def take_up(
+    folder: Path, made: World, plan: Plan, clock: FastClock, metrics: MetricsBackend | None = None
+) -> Ending:
     """Take the run up as a restarted conductor does."""
-    async with sitting(folder, made, plan, clock, taken_up=True) as second:
+    async with sitting(folder, made, plan, clock, taken_up=True, metrics=metrics) as second:
         state = second.recorder.state()
         why = must_abort(state, plan)
         if why:
@@ -269,3 +291,87 @@ async def test_a_killed_release_is_aborted_where_the_plan_says_so(
         if not out:
             assert await made.canary_replicas() == 0
             assert rollbacks_proven(found).ok, rollbacks_proven(found).detail
+
+
+class Measured:
+    """A metrics back end: the share is the route's weight, and stable has no series once it serves nobody."""
+
+    def __init__(self, made: World, plan: Plan, clock: FastClock) -> None:
+        self._made = made
+        self._plan = plan
+        self._clock = clock
+
+    async def query(self, query: str, *, at: datetime | None = None, deadline: float | None = None) -> Any:
+        """Answer with a healthy canary."""
+        weight, now = (await self._made.weights())[0]["web-canary"], self._clock.now()
+        named = {_pattern(text): name for name, text in queries_for(self._plan.canary, 1).items()}
+        name = named[_pattern(query)]
+        raw = good()[name].replace(b"1758614400.0", str(now.timestamp()).encode())
+        if name == "share":
+            raw = one(weight / 100, at=now.timestamp())
+        elif name == "requests" and not weight:
+            raw = one(0, at=now.timestamp())
+        elif ".stable" in name and weight == 100:
+            raw = vector()
+        parsed = read_answer(raw)
+        return MetricAnswer(
+            query, now.timestamp(), iso(now), 0.0, raw, parsed.result_type, parsed.samples, parsed.warnings
+        )
+
+    async def query_range(self, query: str, **_: Any) -> Any:
+        """Nothing asks."""
+        raise NotImplementedError
+
+    async def close(self) -> None:
+        """Nothing is open."""
+
+
+def _pattern(query: str) -> str:
+    return query.split("[", maxsplit=1)[0]
+
+
+async def taken_up_at_100_percent(
+    folder: Path, stage: str, between: Callable[[], None] = lambda: None
+) -> tuple[Ending, list[LookTaken]]:
+    """Kill a release at a stage of its last step; return how it ended, and the looks of who took it up."""
+    async with asyncio.timeout(100), world() as made:
+        clock = FastClock(20)
+        section = judged().model_dump(mode="json")
+        compared = {name: section[name] for name in ("checks", "baseline", "burn", "requests", "share")}
+        plan = plan_of(
+            clock, url=made.kube.url, phases=["P0", "P6"], agents=["A5", "A41"], on_crash="continue",
+            canary={**compared, "bake": "2s", "required_passes": 1, "drain": "0s", "min_requests": 50},
+        )  # fmt: skip
+        metrics = cast(MetricsBackend, Measured(made, plan, clock))
+
+        def there(event: Event) -> bool:
+            return isinstance(event, StepStage) and (event.step, event.stage) == (3, stage)
+
+        async with sitting(
+            folder, made, plan, clock, at=1, after=True, where=there, metrics=metrics
+        ) as first:
+            assert await until_killed(first) is None
+        between()
+        ended = await take_up(folder, made, plan, clock, metrics)
+        found = records(folder)
+        taken_up = next(e.seq for e in found if isinstance(e, RunResumed))
+        return ended, [e for e in found if isinstance(e, LookTaken) and e.seq > taken_up]
+
+
+@pytest.mark.parametrize("stage", ["preflight", "shift", "observe", "bake", "decide"])
+async def test_a_release_taken_up_at_100_percent_still_has_what_stable_was_like(
+    tmp_path: Path, stage: str
+) -> None:
+    ended, looks = await taken_up_at_100_percent(tmp_path, stage)
+    assert ended.exit == 0, ended.cause
+    assert {look.outcome for look in looks} == {"pass"}
+
+
+async def test_where_the_answers_of_before_are_gone_the_last_step_cannot_be_told(tmp_path: Path) -> None:
+    def lose() -> None:
+        for blob in (tmp_path / "blobs").glob("*.salted"):
+            blob.unlink(missing_ok=True)
+
+    ended, looks = await taken_up_at_100_percent(tmp_path, "bake", lose)
+    assert (ended.exit, {look.outcome for look in looks}) == (20, {"provider_error"})
+    assert "baseline.errors.stable: was not asked" in ended.cause
