@@ -46,7 +46,16 @@ HTTPROUTE = Kind("gateway.networking.k8s.io", "v1", "HTTPRoute", "httproutes")
 CONFIGMAP = Kind("", "v1", "ConfigMap", "configmaps")
 EVENT = Kind("", "v1", "Event", "events")
 LEASE = Kind("coordination.k8s.io", "v1", "Lease", "leases")
+REVIEWS = "/apis/authorization.k8s.io/v1/selfsubjectaccessreviews"
 KINDS = (DEPLOYMENT, REPLICASET, POD, SERVICE, CONFIGMAP, EVENT, HTTPROUTE, LEASE)
+
+
+@dataclass(frozen=True, slots=True)
+class ServerVersion:
+    """What the API server says of itself: its version, and its `Date` header (empty when it sends none)."""
+
+    version: str
+    date: str
 
 
 class ClusterReader(Protocol):
@@ -132,6 +141,47 @@ class KubernetesCluster:
             for kind in KINDS
         }
         await self._call("version", client.request("get", "/version", **self._options()))
+
+    async def version(self) -> ServerVersion:
+        """Return which server answers; raises BackendError."""
+        headers: dict[str, str] = {}
+        answer = await self._call("version", self._request("get", "/version"), headers)
+        return ServerVersion(visible(str(answer.get("gitVersion", "")), limit=80), headers.get("date", ""))
+
+    async def may(self, verb: str, group: str, resource: str, *, namespace: str, name: str = "") -> bool:
+        """Return whether our account may do something (SelfSubjectAccessReview); `resource` as `pods/log`.
+
+        An empty name asks about all objects. Raises BackendError when it cannot be asked.
+        """
+        plural, _, subresource = resource.partition("/")
+        attributes = {
+            "namespace": namespace, "verb": verb, "group": group, "resource": plural,
+            "subresource": subresource, "name": name,
+        }  # fmt: skip
+        body = {
+            "apiVersion": "authorization.k8s.io/v1",
+            "kind": "SelfSubjectAccessReview",
+            "spec": {"resourceAttributes": {key: value for key, value in attributes.items() if value}},
+        }
+        status = (await self._call("selfsubjectaccessreviews", self._request("post", REVIEWS, body))).get(
+            "status"
+        )
+        if not isinstance(status, dict) or not isinstance(status.get("allowed"), bool):
+            raise BackendGarbage("the access review says neither yes nor no", where=self._url)
+        return status["allowed"] is True and status.get("denied") is not True
+
+    async def served(self, group: str, version: str) -> frozenset[str]:
+        """Return the resources the server serves of a group's version; none when it knows no such group."""
+        path = f"/apis/{quote(group)}/{quote(version)}"
+        try:
+            found = (await self._call(path, self._request("get", path))).get("resources")
+        except BackendRefused as error:
+            if error.status == 404:
+                return frozenset()
+            raise
+        if not isinstance(found, list):
+            raise BackendGarbage("the discovery document lists no resources", where=f"{self._url} {path}")
+        return frozenset(str(one["name"]) for one in found if isinstance(one, dict) and "name" in one)
 
     async def get(self, kind: Kind, name: str) -> Object:
         """Return an object; raises BackendRefused with status 404 when there is none."""
@@ -228,6 +278,11 @@ class KubernetesCluster:
     def _options(self) -> dict[str, Any]:
         return {"serialize": False, "_request_timeout": self._deadline}
 
+    def _request(self, method: str, path: str, body: Object | None = None) -> Any:
+        if self._client is None:
+            raise BackendUnreachable("the cluster client is not connected", where=self._url)
+        return self._client.request(method, path, body=body, **self._options())
+
     def _resource(self, kind: Kind) -> Any:
         if self._client is None:
             raise BackendUnreachable("the cluster client is not connected", where=self._url)
@@ -239,10 +294,13 @@ class KubernetesCluster:
             raise BackendGarbage(f"the answer for {kind.plural}/{name} is no {kind.kind}", where=self._url)
         return answer
 
-    async def _call(self, what: str, call: Any) -> Object:
-        """Await a request whose answer is a JSON object; raises BackendError."""
+    async def _call(self, what: str, call: Any, headers: dict[str, str] | None = None) -> Object:
+        """Await a request whose answer is a JSON object, and put its headers into `headers`.
+
+        Raises BackendError.
+        """
         where = f"{self._url} {what}"
-        raw = await self._raw(where, call)
+        raw = await self._raw(where, call, headers)
         try:
             answer = json.loads(raw)
         except (ValueError, RecursionError):
@@ -251,7 +309,7 @@ class KubernetesCluster:
             raise BackendGarbage("the answer is not a JSON object", where=where)
         return answer
 
-    async def _raw(self, where: str, call: Any) -> bytes:
+    async def _raw(self, where: str, call: Any, headers: dict[str, str] | None = None) -> bytes:
         """Await a request within the deadline; map every failure to the error tree."""
         import aiohttp
         from kubernetes.aio.client.exceptions import ApiException
@@ -260,6 +318,10 @@ class KubernetesCluster:
             async with asyncio.timeout(self._deadline):
                 response = await call
                 try:
+                    if headers is not None:
+                        headers.update(
+                            (str(key).lower(), str(text)) for key, text in response.headers.items()
+                        )
                     raw = await _read(response)
                 finally:
                     response.release()

@@ -123,7 +123,7 @@ async def test_status_and_spec_are_written_apart(cluster: KubeCluster) -> None:
 
 async def test_scale_changes_replicas_and_nothing_else(cluster: KubeCluster) -> None:
     (await cluster.call("POST", DEPLOYMENTS, deployment(replicas=0))).ok()
-    async with cluster.dynamic(cluster.conductor) as kube:
+    async with cluster.dynamic(cluster.admin) as kube:
         deployments = await kube.resources.get(api_version="apps/v1", kind="Deployment")
         before = (await deployments.get(name="web", namespace=cluster.namespace)).to_dict()
         scale = (

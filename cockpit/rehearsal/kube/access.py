@@ -6,7 +6,7 @@ import hmac
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
-from cockpit.rehearsal.kube.resources import GATEWAY_GROUP, VERBS
+from cockpit.rehearsal.kube.resources import GATEWAY_GROUP
 from cockpit.rehearsal.kube.values import ApiError
 
 ANY = "*"
@@ -69,26 +69,32 @@ def admin(name: str = "world") -> User:
 
 
 def conductor(namespaces: Iterable[str], name: str = "conductor", *, drills: Iterable[str] = ()) -> User:
-    """Return the user of a release cockpit: what promotion and rollback need in these namespaces, no more.
+    """Return the user of a release cockpit: what docs/architecture.md lists under its rights, no more.
 
-    In `drills`, which are never prod's, it may delete pods.
+    The first namespace is prod, where its flags are kept as well, the others are its stages. In `drills`,
+    which are never prod's, it may delete pods.
     """
-    spaces = frozenset(namespaces)
-    read = frozenset({"get", "list", "watch"})
-    change = read | {"patch", "update"}
+    spaces = tuple(namespaces)
+    everywhere, prod, drilled = frozenset(spaces), frozenset(spaces[:1]), frozenset(drills)
+    look = frozenset({"get", "list"})
+
+    def rule(verbs: Iterable[str], group: str, resource: str, where: frozenset[str]) -> Rule:
+        return Rule(frozenset(verbs), group, frozenset({resource}), where)
+
     return User(
         name,
         (
-            Rule(change, "apps", frozenset({"deployments", "deployments/scale"}), spaces),
-            Rule(read, "apps", frozenset({"replicasets"}), spaces),
-            Rule(read, "", frozenset({"pods", "services", "events"}), spaces),
-            Rule(frozenset({"delete"}), "", frozenset({"pods"}), frozenset(drills)),
-            # Feature flags are kept in one.
-            Rule(read | {"patch"}, "", frozenset({"configmaps"}), spaces),
-            # A namespace is read by its own name, so the grant holds inside it.
-            Rule(frozenset({"get"}), "", frozenset({"namespaces"}), spaces),
-            Rule(change, GATEWAY_GROUP, frozenset({"httproutes"}), spaces),
-            Rule(frozenset(VERBS), "coordination.k8s.io", frozenset({"leases"}), spaces),
+            rule(look | {"patch"}, "apps", "deployments", everywhere),
+            rule(look, "", "pods", everywhere),
+            rule(look | {"patch"}, GATEWAY_GROUP, "httproutes", everywhere),
+            rule(look, "apps", "replicasets", prod),
+            rule(look, "", "services", prod),
+            rule({"list"}, "", "events", prod),
+            rule({"get"}, "", "pods/log", prod),
+            rule(look | {"create", "update"}, "coordination.k8s.io", "leases", prod),
+            rule({"get", "patch"}, "", "configmaps", prod),
+            rule({"get"}, "apps", "deployments", drilled),
+            rule({"list", "delete"}, "", "pods", drilled),
         ),
     )
 
