@@ -14,10 +14,8 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import aiohttp
-from ruamel.yaml import YAML
 
 from cockpit.base.errors import BackendError
 from cockpit.rehearsal.kube.access import User, conductor
@@ -66,7 +64,7 @@ class Api:
     ) -> tuple[int, Obj]:
         """Send one request; return its status and JSON answer. Raises BackendError without an answer."""
         headers = {"Authorization": f"Bearer {self.token}", "Content-Type": content_type}
-        data = None if body is None else json.dumps(body)
+        data = body if body is None or isinstance(body, bytes) else json.dumps(body)
         timeout = aiohttp.ClientTimeout(total=20)
         try:
             async with (
@@ -90,6 +88,13 @@ class Api:
             status, answer = await self.request("PUT", f"{path}/{metadata['name']}", obj)
         if status not in (200, 201):
             raise BackendError(f"{status}: {answer.get('message', '')}", where=f"{path}/{metadata['name']}")
+        return answer
+
+    async def make_yaml(self, path: str, text: bytes) -> Obj:
+        """Create an object that lies in a file, in the collection `path`; raises BackendError."""
+        status, answer = await self.request("POST", path, text, content_type="application/yaml")
+        if status != 201:
+            raise BackendError(f"{status}: {answer.get('message', '')}", where=path)
         return answer
 
     async def reads(self, path: str) -> Obj | None:
@@ -171,7 +176,7 @@ async def control_plane(
     """
     programs = {name: binary(name) for name in ("etcd", "kube-apiserver", "kwok")}
     programs |= {name: binary(name) for name in ("kube-controller-manager", "kube-scheduler")}
-    definitions = [_yaml(path) for path in sorted(share(crds).glob("*.yaml"))]
+    definitions = [path.read_bytes() for path in sorted(share(crds).glob("*.yaml"))]
     folder = servers.folder / "kubernetes"
     folder.mkdir(parents=True, exist_ok=True)
     ports = dict(
@@ -210,6 +215,7 @@ async def control_plane(
             f"--cert-dir={folder / 'pki'}",
             f"--tls-cert-file={tls.certificate}",
             f"--tls-private-key-file={tls.key}",
+            f"--client-ca-file={tls.ca}",  # of nobody: its key is not kept
             f"--service-account-issuer={url}",
             f"--service-account-key-file={public}",
             f"--service-account-signing-key-file={folder / 'pki' / 'accounts.key'}",
@@ -243,8 +249,10 @@ async def control_plane(
     ]
     async with asyncio.TaskGroup() as tasks:
         # Side by side: each of them waits most of the time.
-        for definition in definitions:
-            tasks.create_task(admin.make(definition))
+        defined = [
+            tasks.create_task(admin.make_yaml(_COLLECTIONS["CustomResourceDefinition"], definition))
+            for definition in definitions
+        ]
         for number in range(NODES):
             tasks.create_task(admin.make(_node(f"node-{number}")))
         for name in namespaces:
@@ -290,7 +298,7 @@ async def control_plane(
             ),
         }
     running |= {name: task.result() for name, task in starts.items()}
-    names = [definition["metadata"]["name"] for definition in definitions]
+    names = [task.result()["metadata"]["name"] for task in defined]
     await _until(lambda: _serves(admin, names), "the definitions of the gateway")
     await _until(lambda: _nodes_ready(admin), "the nodes")
     yield plane
@@ -368,8 +376,3 @@ def _kubeconfig(url: str, token: str, ca: Path) -> Obj:
         "contexts": [{"name": "real", "context": {"cluster": "real", "user": "admin"}}],
         "current-context": "real",
     }
-
-
-def _yaml(path: Path) -> Obj:
-    loaded: Any = YAML(typ="safe", pure=True).load(path)
-    return dict(loaded)
