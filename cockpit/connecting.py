@@ -18,7 +18,7 @@ from cockpit.backends.load import OpenLoopGenerator
 from cockpit.backends.metrics import PrometheusMetrics
 from cockpit.backends.notify import Webhook
 from cockpit.backends.policy import EmbeddedRego
-from cockpit.backends.policy_opa import release_policy
+from cockpit.backends.policy_opa import ReleasePolicy, release_policy
 from cockpit.backends.registry import OciRegistry
 from cockpit.backends.signing import HttpToken, SigstoreSigning
 from cockpit.base.clock import Clock
@@ -68,92 +68,132 @@ class Backends:
             await self.handles.drills.close()
 
 
-def backends_of(loaded: LoadedPlan, clock: Clock, redactor: Redactor, *, aborting: bool) -> Backends:
-    """Return the back ends of a plan, not yet connected; raises UsageError for a secret that is not there.
+class Clients:
+    """Makes each client of a plan, none of them connected; a release and the doctor use the same.
 
-    `aborting`: only what an abort cannot do without must be there, which is the cluster's token.
+    Each method raises UsageError for a secret or a file that is not there. `aborting`: only what an abort
+    cannot do without must be there, which is the cluster's token.
     """
-    plan, base = loaded.plan, loaded.base
-    targets = plan.targets
 
-    def secret(reference: SecretRef) -> str:
+    def __init__(
+        self, loaded: LoadedPlan, clock: Clock, redactor: Redactor, *, aborting: bool = False
+    ) -> None:
+        self._plan = loaded.plan
+        self._base = loaded.base
+        self._clock = clock
+        self._redactor = redactor
+        self._aborting = aborting
+
+    def secret(self, reference: SecretRef) -> str:
+        """Return a secret, known to the redactor from then on."""
         try:
-            value = reference.read(base)
+            value = reference.read(self._base)
         except LookupError as error:
-            if aborting and reference is not targets.kubernetes.token:
+            if self._aborting and reference is not self._plan.targets.kubernetes.token:
                 return ""
             raise UsageError(str(error), where=reference.ref, hint="the plan refers to this secret") from None
-        redactor.add(value)
+        self._redactor.add(value)
         return value
 
-    def kubernetes(namespace: str = "") -> KubernetesCluster:
-        target = targets.kubernetes
-        ca_file = str(base / target.ca_file) if target.ca_file else ""
+    def kubernetes(self, namespace: str = "") -> KubernetesCluster:
+        """Return the cluster, in the release's namespace or another."""
+        target = self._plan.targets.kubernetes
         return KubernetesCluster(
             target.url,
-            secret(target.token),
+            self.secret(target.token),
             namespace or target.namespace,
-            ca_file=ca_file,
+            ca_file=str(self._base / target.ca_file) if target.ca_file else "",
             deadline=target.deadline,
         )
 
-    def flags() -> ConfigMapFlags | None:
-        target, kube = targets.flags, targets.kubernetes
+    def flags(self) -> ConfigMapFlags | None:
+        """Return the feature flags."""
+        target = self._plan.targets.flags
         if target is None:
             return None
-        ca_file = str(base / kube.ca_file) if kube.ca_file else ""
         # A client of its own: the namespace may be another, and an abort sets flags back through it as well.
         return ConfigMapFlags(
-            KubernetesCluster(
-                kube.url, secret(kube.token), target.namespace, ca_file=ca_file, deadline=kube.deadline
-            ),
+            self.kubernetes(target.namespace),
             configmap=target.configmap,
             key=target.key,
             evaluate_url=target.evaluate_url,
         )
 
-    def drills() -> NamespaceDrills | None:
-        chaos = plan.chaos
-        return None if chaos is None else NamespaceDrills(kubernetes(chaos.namespace), chaos.namespace)
+    def drills(self) -> NamespaceDrills | None:
+        """Return where drills are held."""
+        chaos = self._plan.chaos
+        return None if chaos is None else NamespaceDrills(self.kubernetes(chaos.namespace), chaos.namespace)
 
-    def issues() -> GitHubIssues | None:
-        target = targets.issues
+    def metrics(self) -> PrometheusMetrics:
+        """Return Prometheus."""
+        target = self._plan.targets.prometheus
+        return PrometheusMetrics(target.url, clock=self._clock, deadline=target.deadline)
+
+    def registry(self) -> OciRegistry:
+        """Return the registry."""
+        target = self._plan.targets.registry
+        return OciRegistry(target.url, token=self.secret(target.token) if target.token else None)
+
+    def forge(self) -> GitRepo:
+        """Return the repository."""
+        return GitRepo(self._base / self._plan.targets.repository.path)
+
+    def issues(self) -> GitHubIssues | None:
+        """Return the issues."""
+        target = self._plan.targets.issues
         if target is None:
             return None
-        token = secret(target.token)
-        return GitHubIssues(target.url, target.repository, token, clock=clock, deadline=target.deadline)
+        token = self.secret(target.token)
+        return GitHubIssues(target.url, target.repository, token, clock=self._clock, deadline=target.deadline)
 
-    trust_config = base / targets.signing.trust_config
-    try:
-        trust = trust_config.read_text(encoding="utf-8")
-    except OSError as error:
-        if not aborting:
-            raise UsageError(
-                f"the trust configuration cannot be read: {error.strerror}", where=str(trust_config)
-            ) from None
-        trust = ""  # signing will fail and say so; the abort does not wait for it
-    secret(targets.signing.token_secret)
+    def policy(self) -> ReleasePolicy:
+        """Return the engine of the release policy."""
+        target = self._plan.targets.policy
+        return release_policy(target, self._base, self.secret(target.token) if target.token else "")
+
+    def trust(self) -> str:
+        """Return the trust configuration's text."""
+        path = self._base / self._plan.targets.signing.trust_config
+        try:
+            return path.read_text(encoding="utf-8")
+        except (OSError, UnicodeError) as error:
+            if self._aborting:
+                return ""  # signing will fail and say so; the abort does not wait for it
+            what = error.strerror if isinstance(error, OSError) else "it is not UTF-8 text"
+            raise UsageError(f"the trust configuration cannot be read: {what}", where=str(path)) from None
+
+    def token(self) -> HttpToken:
+        """Return where the release's identity token is asked for."""
+        target = self._plan.targets.signing
+        return HttpToken(
+            target.token_url, secret=lambda: self.secret(target.token_secret), subject=target.identity
+        )
+
+    def signing(self) -> SigstoreSigning:
+        """Return the signer."""
+        target = self._plan.targets.signing
+        return SigstoreSigning(
+            self.trust(), token=self.token(), identity=target.identity, issuer=target.issuer
+        )
+
+
+def backends_of(loaded: LoadedPlan, clock: Clock, redactor: Redactor, *, aborting: bool) -> Backends:
+    """Return the back ends of a plan, not yet connected; raises UsageError for a secret that is not there.
+
+    `aborting`: only what an abort cannot do without must be there, which is the cluster's token.
+    """
+    plan, targets = loaded.plan, loaded.plan.targets
+    clients = Clients(loaded, clock, redactor, aborting=aborting)
+    signing = clients.signing()
+    clients.secret(targets.signing.token_secret)
     for external in plan.external.values():
         if external.token is not None:
-            secret(external.token)  # one that is missing is said now, not in the middle of the release
-    signing = SigstoreSigning(
-        trust,
-        token=HttpToken(
-            targets.signing.token_url,
-            secret=lambda: secret(targets.signing.token_secret),
-            subject=targets.signing.identity,
-        ),
-        identity=targets.signing.identity,
-        issuer=targets.signing.issuer,
-    )
-    cluster, abort_cluster = kubernetes(), kubernetes()
-    metrics = PrometheusMetrics(targets.prometheus.url, clock=clock, deadline=targets.prometheus.deadline)
-    registry = OciRegistry(
-        targets.registry.url, token=secret(targets.registry.token) if targets.registry.token else None
-    )
-    forge = GitRepo(base / targets.repository.path)
-    policy_token = secret(targets.policy.token) if targets.policy.token is not None else ""
-    deciding = release_policy(targets.policy, base, policy_token)
+            clients.secret(
+                external.token
+            )  # one that is missing is said now, not in the middle of the release
+    cluster, abort_cluster = clients.kubernetes(), clients.kubernetes()
+    metrics, registry, forge = clients.metrics(), clients.registry(), clients.forge()
+    deciding = clients.policy()
     handles = Handles(
         metrics=metrics,
         cluster=cluster,
@@ -166,13 +206,17 @@ def backends_of(loaded: LoadedPlan, clock: Clock, redactor: Redactor, *, abortin
         load=OpenLoopGenerator(targets.load.url, targets.load.environment) if targets.load else None,
         http=BoundedHttpReader(),
         signing=signing,
-        webhooks=Webhook({hook.name: secret(hook.secret) for hook in targets.webhooks if hook.secret}),
-        issues=issues(),
-        flags=flags(),
-        drills=drills(),
+        webhooks=Webhook(
+            {hook.name: clients.secret(hook.secret) for hook in targets.webhooks if hook.secret}
+        ),
+        issues=clients.issues(),
+        flags=clients.flags(),
+        drills=clients.drills(),
         redactor=redactor,
     )
-    stages: dict[str, KubernetesCluster] = {s.environment: kubernetes(s.namespace) for s in plan.stages}
+    stages: dict[str, KubernetesCluster] = {
+        stage.environment: clients.kubernetes(stage.namespace) for stage in plan.stages
+    }
     return Backends(handles, cluster, abort_cluster, metrics, registry, signing, forge, redactor, stages)
 
 
