@@ -21,6 +21,7 @@ OpaFault = Literal["error", "hang", "refuse", "undefined", "garbage", "huge", "r
 _HUGE_BYTES = 32 << 20
 _MAX_BODY = 8 << 20
 _KEPT = 200
+_NO_INPUT = {"code": "api_usage_warning", "message": "'input' key missing from the request"}
 _SEGMENT = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 _UNAVAILABLE = re.compile(r"\bopa\s*\.\s*runtime\b")
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
@@ -103,20 +104,20 @@ class OpaServer:
         if self._odd is not None:
             return await self._odd_answer(request)
         try:
-            document = json.loads(body)
-            asked = document["input"] if isinstance(document, dict) else None
+            document = json.loads(body) if body else {}
         except (ValueError, RecursionError):
             return _error(400, "invalid_parameter", "body contains malformed input document")
-        except KeyError:
-            asked = None
+        given = isinstance(document, dict) and "input" in document
+        warning = {} if given else {"warning": _NO_INPUT}
         segments = request.match_info["path"].strip("/").split("/")
         if not all(_SEGMENT.fullmatch(one) for one in segments):
-            return web.json_response({})
+            return _answer(warning)
+        rule = "data." + ".".join(segments)
         try:
-            found = self._evaluate("data." + ".".join(segments), asked)
+            found = self._evaluate(rule, document["input"]) if given else _without_input(self.policies, rule)
         except Exception as error:  # noqa: BLE001 - whatever the engine raises is an internal error of OPA
             return _error(500, "internal_error", f"error(s) occurred while evaluating query: {error}"[:2000])
-        return web.json_response(found)
+        return _answer({**found, **warning})
 
     def _evaluate(self, rule: str, asked: Any) -> dict[str, Any]:
         if self._built_of != self.policies:
@@ -125,13 +126,7 @@ class OpaServer:
         if rule not in self._built:
             self._built[rule] = self._engine.build(f"x := {rule}", [])
         self._engine.set_input_term(json.dumps(asked, ensure_ascii=False))
-        output = self._engine.query_bundle(self._built[rule])
-        if not output.ok():
-            raise ValueError(str(output))
-        results = output.results
-        if len(results) == 1 and "x" in results[0].bindings:
-            return {"result": results[0].bindings["x"]}
-        return {}
+        return _found(self._engine.query_bundle(self._built[rule]))
 
     async def _odd_answer(self, request: web.Request) -> web.StreamResponse:
         if self._odd == "garbage":
@@ -162,7 +157,11 @@ class OpaServer:
         return web.json_response({"result": _policy(name, self.policies[name])})
 
     async def _put(self, request: web.Request) -> web.StreamResponse:
-        name, text = request.match_info["id"], await request.text()
+        name, body = request.match_info["id"], await request.read()
+        try:
+            text = body.decode()
+        except UnicodeDecodeError:
+            return _error(400, "invalid_parameter", "rego_parse_error: illegal utf-8 character")
         if _UNAVAILABLE.search(text):
             return _error(400, "invalid_parameter", "rego_type_error: undefined function opa.runtime")
         try:
@@ -192,6 +191,32 @@ def _compile(policies: Mapping[str, str]) -> Any:
     if not output.ok():
         raise ValueError(str(output))
     return engine
+
+
+def _without_input(policies: Mapping[str, str], rule: str) -> dict[str, Any]:
+    """Evaluate where there is no input at all, which is not `null`; an engine keeps the one it once had."""
+    from regopy import Interpreter
+
+    engine = Interpreter()
+    engine.strict_built_in_errors = True
+    for name, text in sorted(policies.items()):
+        engine.add_module(name, text)
+    return _found(engine.query(f"x := {rule}"))
+
+
+def _found(output: Any) -> dict[str, Any]:
+    if not output.ok():
+        raise ValueError(str(output))
+    results = output.results
+    if len(results) == 1 and "x" in results[0].bindings:
+        return {"result": results[0].bindings["x"]}
+    return {}
+
+
+def _answer(document: Mapping[str, Any]) -> web.Response:
+    # OPA names no character set: JSON has but one.
+    body = json.dumps(document, ensure_ascii=False, separators=(",", ":")).encode("utf-8", "backslashreplace")
+    return web.Response(body=body + b"\n", content_type="application/json")
 
 
 def _policy(name: str, text: str) -> dict[str, Any]:

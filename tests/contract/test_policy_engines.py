@@ -1,120 +1,32 @@
-"""One suite over every engine of the release policy: embedded, the stand-in OPA, a real one on the PATH.
+"""One suite over every engine of the release policy: embedded, the stand-in OPA, a real one.
 
 What the embedded engine is known to get wrong is put to all of them, and none may turn it into an allow.
 """
 
 from __future__ import annotations
 
-import asyncio
 import json
 import os
 import random
-import shutil
-import socket
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
-import pytest_asyncio
 
 from cockpit.backends.policy import default_bundles
-from cockpit.backends.policy_engine import (
-    DecisionEngine,
-    EmbeddedEngine,
-    PolicySource,
-    builtin_policy,
-    read_policy,
-)
+from cockpit.backends.policy_engine import EmbeddedEngine, PolicySource, builtin_policy, read_policy
 from cockpit.backends.policy_opa import OpaEngine, OpaHttp, OpaPolicyStore, release_policy
 from cockpit.base.errors import BackendError, BackendGarbage, BackendRefused, BackendUnreachable
 from cockpit.plan.operations import PolicyEngine
-from cockpit.rehearsal.opa import OpaFault, OpaServer
+from cockpit.rehearsal.opa import OpaServer
 from cockpit.verdicts.decision_table import cases_of, read_table
 from cockpit.verdicts.obligations import Met, Obligation, unmet
 from cockpit.verdicts.policy_decision import Decision, input_of, policy_of, read_decision
 from cockpit.verdicts.rules.authz import mismatch
+from tests.contract.policy_support import DEADLINE, REASON, SLOW, Make, kind, make, real_opa, subject
 
-Make = Callable[[str], Awaitable[DecisionEngine]]
-"""Source of a policy of package `p` → an engine that decides by it."""
-
-DEADLINE = 20.0
-
-REASON = """package p
-import rego.v1
-
-decision := {
-	"allow": allow,
-	"obligations": [{"name": "echo", "text": input.subject.reason}],
-	"reasons": [one | some one in reasons],
-}
-
-default allow := false
-
-allow if input.subject.reason == "good"
-
-allow if input.number == 0
-
-reasons contains sprintf("said: %s", [input.subject.reason]) if not allow
-"""
-
-
-@asynccontextmanager
-async def real_opa(folder: Path) -> AsyncIterator[str]:
-    """Run a real OPA; skips where there is none."""
-    found = shutil.which("opa")
-    if found is None:
-        pytest.skip("no `opa` on the PATH")
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    command = (found, "run", "--server", "--addr", f"127.0.0.1:{port}", "--log-level", "error")
-    child = await asyncio.create_subprocess_exec(
-        *command,
-        "--skip-version-check",
-        env={"HOME": str(folder)},
-        stdout=asyncio.subprocess.DEVNULL,
-        stderr=asyncio.subprocess.DEVNULL,
-    )
-    url = f"http://127.0.0.1:{port}"
-    store = OpaPolicyStore(OpaHttp(url, deadline=DEADLINE))
-    try:
-        async with asyncio.timeout(DEADLINE):
-            while True:
-                try:
-                    await store.get("none")
-                    break
-                except BackendUnreachable:
-                    await asyncio.sleep(0.05)
-        yield url
-    finally:
-        child.terminate()
-        await child.wait()
-
-
-@pytest_asyncio.fixture(params=["embedded", "stand-in", pytest.param("real", marks=pytest.mark.real)])
-async def make(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[Make]:
-    """Give a way to an engine of each kind."""
-    async with AsyncExitStack() as stack:
-
-        async def made(source: str) -> DecisionEngine:
-            package = "p" if source.startswith("package p\n") else "cockpit/release"
-            if request.param == "embedded":
-                policy = PolicySource((("p.rego", source),))
-                return EmbeddedEngine(policy, package=package, deadline=DEADLINE)
-            if request.param == "stand-in":
-                url = (await stack.enter_async_context(OpaServer({"p": source}))).url
-            else:
-                url = await stack.enter_async_context(real_opa(tmp_path))
-                await OpaPolicyStore(OpaHttp(url, deadline=DEADLINE)).put("p", source)
-            return OpaEngine(OpaHttp(url, deadline=DEADLINE), package=package)
-
-        yield made
-
-
-def subject(reason: Any, **more: Any) -> dict[str, Any]:
-    return {"subject": {"reason": reason}, **more}
+__all__ = ["kind", "make", "real_opa"]
+pytestmark = pytest.mark.contract
 
 
 # -- what the embedded engine is known to get wrong -----------------------------------------------------
@@ -211,34 +123,10 @@ async def test_questions_do_not_spill_into_one_another(make: Make) -> None:
     assert await engine.decide_all([]) == ()
 
 
-SLOW = """package p
-import rego.v1
-
-decision := {"allow": allow}
-
-default allow := false
-
-allow if {
-	some a in numbers.range(1, 3000)
-	some b in numbers.range(1, 3000)
-	some c in numbers.range(1, 3000)
-	a + b + c == 0
-}
-"""
-
-
 async def test_a_policy_that_does_not_end_is_ended() -> None:
     engine = EmbeddedEngine(PolicySource((("p.rego", SLOW),)), package="p", deadline=1.5)
     with pytest.raises(BackendUnreachable):
         await engine.decide(subject("good"))
-
-
-@pytest.mark.real
-async def test_a_policy_that_does_not_end_over_http(tmp_path: Path) -> None:
-    async with real_opa(tmp_path) as url:
-        await OpaPolicyStore(OpaHttp(url, deadline=DEADLINE)).put("p", SLOW)
-        with pytest.raises(BackendUnreachable):
-            await OpaEngine(OpaHttp(url, deadline=0.5), package="p").decide(subject("good"))
 
 
 RUNTIME = 'package p\nimport rego.v1\ndecision := {"allow": true, "reasons": [json.marshal(opa.runtime())]}\n'
@@ -408,62 +296,7 @@ async def test_broken_questions_are_decided_alike_and_without_an_error(make: Mak
     assert 0 < sum(one.allow for one in found) < len(found)
 
 
-# -- OPA over HTTP --------------------------------------------------------------------------------------
-
-FAULTS: dict[OpaFault, type[BackendError]] = {
-    "hang": BackendUnreachable,
-    "error": BackendUnreachable,
-    "refuse": BackendUnreachable,
-    "garbage": BackendGarbage,
-    "huge": BackendGarbage,
-    "redirect": BackendGarbage,
-}
-
-
-@pytest.mark.parametrize(("fault", "error"), FAULTS.items(), ids=FAULTS.keys())
-async def test_a_server_that_fails_gives_no_decision(fault: OpaFault, error: type[BackendError]) -> None:
-    async with OpaServer({"p": REASON}) as server:
-        # A server that hangs must be given up soon; one that answers may take its time on a busy machine.
-        deadline = 0.5 if fault == "hang" else DEADLINE
-        engine = OpaEngine(OpaHttp(server.url, deadline=deadline), package="p")
-        await server.fault(fault)
-        with pytest.raises(error):
-            await engine.decide(subject("good"))
-        await server.fault(None)
-        if fault != "hang":
-            assert (await engine.decide(subject("good"))).allow
-
-
-async def test_a_server_that_knows_no_policy_denies() -> None:
-    async with OpaServer({"p": REASON}) as server:
-        engine = OpaEngine(OpaHttp(server.url, deadline=DEADLINE), package="p")
-        await server.fault("undefined")
-        decision = await engine.decide(subject("good"))
-        assert not decision.allow and "undefined" in decision.reasons[0]
-
-
-async def test_a_bearer_token_is_sent_and_refused() -> None:
-    async with OpaServer({"p": REASON}, token="t0ken") as server:
-        right = OpaEngine(OpaHttp(server.url, token="t0ken", deadline=DEADLINE), package="p")
-        assert (await right.decide(subject("good"))).allow
-        for token in ("", "other"):
-            wrong = OpaEngine(OpaHttp(server.url, token=token, deadline=DEADLINE), package="p")
-            with pytest.raises(BackendRefused, match="token"):
-                await wrong.decide(subject("good"))
-
-
-async def test_policies_are_put_read_and_taken_away() -> None:
-    async with OpaServer() as server:
-        store = OpaPolicyStore(OpaHttp(server.url, deadline=DEADLINE))
-        assert await store.get("p") is None
-        await store.put("p", REASON)
-        assert await store.get("p") == REASON
-        with pytest.raises(BackendRefused):
-            await store.put("p", "package p\nthis is no rego")
-        assert await store.get("p") == REASON
-        await store.delete("p")
-        await store.delete("p")
-        assert await store.get("p") is None and server.policies == {}
+# -- the plan's choice --------------------------------------------------------------------------------
 
 
 async def test_a_plan_chooses_its_engine(tmp_path: Path) -> None:
@@ -476,11 +309,6 @@ async def test_a_plan_chooses_its_engine(tmp_path: Path) -> None:
     assert (await own.engine.decide(subject("good"))).allow
     builtin = release_policy(PolicyEngine(deadline=DEADLINE), tmp_path)
     assert not (await builtin.engine.decide(subject("good"))).allow
-    async with OpaServer({"p": REASON}) as server:
-        target = PolicyEngine(engine="opa", url=server.url, package="p", deadline=DEADLINE)
-        served = release_policy(target, tmp_path)
-        assert served.engine.name == "opa" and served.store is not None
-        assert (await served.engine.decide(subject("good"))).allow
 
 
 @pytest.mark.parametrize("bundle", ["absent", "empty"])
