@@ -1,12 +1,14 @@
 """What the Kubernetes contract suite runs against: a base URL, two tokens and a namespace of its own.
 
-Today the stand-in provides them; a real API server can, by another provider that fills in a `KubeCluster`.
+`cluster` is the stand-in and the real API server in turn; `seam` is the stand-in alone, for tests of what
+only it has: faults that are planned.
 """
 
 from __future__ import annotations
 
 import asyncio
 import secrets
+import ssl
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -19,6 +21,7 @@ from kubernetes.aio import client
 from kubernetes.aio.dynamic import DynamicClient
 
 from cockpit.rehearsal.kube import KubeServer, admin, conductor
+from cockpit.rehearsal.real.control_plane import ControlPlane
 
 Obj: TypeAlias = dict[str, Any]
 DEADLINE = 20.0
@@ -62,7 +65,15 @@ class KubeCluster:
     namespace: str
     scratch: Path
     http: aiohttp.ClientSession
-    server: KubeServer | None
+    server: KubeServer | None = None
+    plane: ControlPlane | None = None
+    user: str = "conductor"
+    """The name the API server knows the conductor by."""
+
+    @property
+    def ca_file(self) -> str:
+        """The file of the CA to be trusted; empty where there is no TLS."""
+        return "" if self.plane is None else str(self.plane.ca_file)
 
     async def call(
         self,
@@ -97,14 +108,15 @@ class KubeCluster:
         """Yield the dynamic client of the real library, discovery cached in a file of this test."""
         configuration = client.Configuration(host=self.url)
         configuration.api_key = {"BearerToken": f"Bearer {token or self.admin}"}
+        configuration.ssl_ca_cert = self.ca_file or None
         async with client.ApiClient(configuration) as api:
             cache = str(self.scratch / f"discovery-{secrets.token_hex(4)}")
             yield await DynamicClient(api, cache_file=cache)  # type: ignore[no-untyped-call]
 
 
-@pytest.fixture(name="cluster")
-async def kube_cluster(tmp_path: Path) -> AsyncIterator[KubeCluster]:
-    """A cluster with a namespace and a conductor's rights in it."""
+@asynccontextmanager
+async def stand_in(scratch: Path) -> AsyncIterator[KubeCluster]:
+    """A stand-in with a namespace and a conductor's rights in it."""
     tokens = {"admin": secrets.token_urlsafe(24), "conductor": secrets.token_urlsafe(24)}
     users = {tokens["admin"]: admin(), tokens["conductor"]: conductor(["shop"])}
     server = KubeServer(users, start_delay=0.05, stop_delay=0.05, bookmark_interval=0.2)
@@ -112,17 +124,59 @@ async def kube_cluster(tmp_path: Path) -> AsyncIterator[KubeCluster]:
     try:
         await server.apply({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": "shop"}})
         async with aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=DEADLINE)) as http:
-            yield KubeCluster(url, tokens["admin"], tokens["conductor"], "shop", tmp_path, http, server)
+            yield KubeCluster(url, tokens["admin"], tokens["conductor"], "shop", scratch, http, server=server)
     finally:
         await server.stop()
 
 
+@asynccontextmanager
+async def real(plane: ControlPlane, scratch: Path) -> AsyncIterator[KubeCluster]:
+    """A namespace of a real control plane and a service account with a conductor's rights in it."""
+    namespace = f"shop-{secrets.token_hex(4)}"
+    await plane.namespace(namespace)
+    token = await plane.token_for("conductor", [namespace])
+    connector = aiohttp.TCPConnector(ssl=ssl.create_default_context(cafile=str(plane.ca_file)))
+    timeout = aiohttp.ClientTimeout(total=DEADLINE)
+    async with aiohttp.ClientSession(connector=connector, timeout=timeout) as http:
+        yield KubeCluster(
+            plane.url,
+            plane.admin_token,
+            token,
+            namespace,
+            scratch,
+            http,
+            plane=plane,
+            user=f"system:serviceaccount:{namespace}:conductor",
+        )
+    # The namespace stays: the servers end with the session, and taking it down would keep them busy.
+
+
+@pytest.fixture(name="real_plane", params=["standin", pytest.param("real", marks=pytest.mark.real)])
+def both_planes(request: pytest.FixtureRequest) -> ControlPlane | None:
+    """The session's control plane for the real half of a suite, None for the stand-in's."""
+    plane: ControlPlane | None = request.getfixturevalue("plane") if request.param == "real" else None
+    return plane
+
+
+@pytest.fixture(name="cluster")
+async def kube_cluster(real_plane: ControlPlane | None, tmp_path: Path) -> AsyncIterator[KubeCluster]:
+    """A cluster with a namespace and a conductor's rights in it."""
+    async with stand_in(tmp_path) if real_plane is None else real(real_plane, tmp_path) as cluster:
+        yield cluster
+
+
+@pytest.fixture(name="seam")
+async def kube_seam(tmp_path: Path) -> AsyncIterator[KubeCluster]:
+    """The stand-in alone."""
+    async with stand_in(tmp_path) as cluster:
+        yield cluster
+
+
 @pytest.fixture(name="server")
-def kube_server(cluster: KubeCluster) -> KubeServer:
-    """The stand-in itself, for tests of its seams."""
-    if cluster.server is None:
-        pytest.skip("a real API server has no fault seam")
-    return cluster.server
+def kube_server(seam: KubeCluster) -> KubeServer:
+    """The stand-in's server, for tests of its seams."""
+    assert seam.server is not None
+    return seam.server
 
 
 async def until(probe: Callable[[], Awaitable[Any]]) -> Any:

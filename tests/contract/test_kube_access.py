@@ -21,7 +21,9 @@ from tests.contract.kube_fixtures import (
     config_map,
     deployment,
 )
+from tests.contract.kube_fixtures import both_planes as both_planes
 from tests.contract.kube_fixtures import kube_cluster as kube_cluster
+from tests.contract.kube_fixtures import kube_seam as kube_seam
 from tests.contract.kube_fixtures import kube_server as kube_server
 
 pytestmark = pytest.mark.contract
@@ -60,7 +62,7 @@ async def test_what_a_conductor_may_not_is_forbidden(cluster: KubeCluster, metho
     answer = await cluster.call(
         method, path, body, token=cluster.conductor, content_type="application/merge-patch+json"
     )
-    assert 'User "conductor" cannot' in answer.refused(403, "Forbidden")["message"]
+    assert f'User "{cluster.user}" cannot' in answer.refused(403, "Forbidden")["message"]
 
 
 async def test_what_a_conductor_needs_is_granted(cluster: KubeCluster) -> None:
@@ -83,15 +85,15 @@ async def test_the_dynamic_client_raises_forbidden(cluster: KubeCluster) -> None
 @pytest.mark.parametrize(
     ("verb", "group", "resource", "subresource", "namespace", "allowed"),
     [
-        ("patch", "apps", "deployments", "", "shop", True),
-        ("get", "", "pods", "log", "shop", True),
-        ("update", "apps", "deployments", "scale", "shop", False),
-        ("patch", "gateway.networking.k8s.io", "httproutes", "", "shop", True),
-        ("create", "coordination.k8s.io", "leases", "", "shop", True),
-        ("delete", "apps", "deployments", "", "shop", False),
+        ("patch", "apps", "deployments", "", "{ns}", True),
+        ("get", "", "pods", "log", "{ns}", True),
+        ("update", "apps", "deployments", "scale", "{ns}", False),
+        ("patch", "gateway.networking.k8s.io", "httproutes", "", "{ns}", True),
+        ("create", "coordination.k8s.io", "leases", "", "{ns}", True),
+        ("delete", "apps", "deployments", "", "{ns}", False),
         ("patch", "apps", "deployments", "", "default", False),
         ("patch", "apps", "deployments", "", "", False),
-        ("list", "", "secrets", "", "shop", False),
+        ("list", "", "secrets", "", "{ns}", False),
     ],
 )
 async def test_an_access_review_answers_as_requests_would(
@@ -108,7 +110,7 @@ async def test_an_access_review_answers_as_requests_would(
         "group": group,
         "resource": resource,
         "subresource": subresource,
-        "namespace": namespace,
+        "namespace": namespace.format(ns=cluster.namespace),
     }
     body = {"kind": "SelfSubjectAccessReview", "apiVersion": "authorization.k8s.io/v1"}
     async with cluster.dynamic(cluster.conductor) as kube:
@@ -121,8 +123,8 @@ async def test_an_access_review_answers_as_requests_would(
     assert everything["status"]["allowed"] is True
 
 
-async def test_the_stand_in_says_what_it_is(cluster: KubeCluster, server: KubeServer) -> None:
-    assert (await cluster.call("GET", "version")).ok()["gitVersion"] == STAND_IN_VERSION
+async def test_the_stand_in_says_what_it_is(seam: KubeCluster, server: KubeServer) -> None:
+    assert (await seam.call("GET", "version")).ok()["gitVersion"] == STAND_IN_VERSION
     assert "standin" in STAND_IN_VERSION
     assert server.url.startswith("http://127.0.0.1:")
 
@@ -131,36 +133,36 @@ async def test_the_stand_in_says_what_it_is(cluster: KubeCluster, server: KubeSe
     ("status", "reason"), [(429, "TooManyRequests"), (500, "InternalError"), (503, "ServiceUnavailable")]
 )
 async def test_a_planned_failure_comes_as_often_as_planned(
-    cluster: KubeCluster, server: KubeServer, status: int, reason: str
+    seam: KubeCluster, server: KubeServer, status: int, reason: str
 ) -> None:
     fault = server.faults.fail(matching("list", "configmaps"), status, times=2, retry_after=3)
     for _ in range(2):
-        answer = await cluster.call("GET", CONFIG_MAPS)
+        answer = await seam.call("GET", CONFIG_MAPS)
         answer.refused(status, reason)
         assert answer.headers["Retry-After"] == "3"
-    (await cluster.call("GET", CONFIG_MAPS)).ok()
+    (await seam.call("GET", CONFIG_MAPS)).ok()
     assert fault.seen == 2
 
 
-async def test_a_lost_answer_leaves_its_effect(cluster: KubeCluster, server: KubeServer) -> None:
+async def test_a_lost_answer_leaves_its_effect(seam: KubeCluster, server: KubeServer) -> None:
     server.faults.cut(matching("create", "configmaps"), after=True)
     with pytest.raises(aiohttp.ClientError):
-        await cluster.call("POST", CONFIG_MAPS, config_map())
-    (await cluster.call("GET", f"{CONFIG_MAPS}/settings")).ok()
+        await seam.call("POST", CONFIG_MAPS, config_map())
+    (await seam.call("GET", f"{CONFIG_MAPS}/settings")).ok()
     # A PATCH, for the client library repeats PUT and DELETE by itself when a kept connection is cut.
     server.faults.cut(matching("patch", "configmaps"))
     with pytest.raises(aiohttp.ClientError):
-        await cluster.patch(f"{CONFIG_MAPS}/settings", {"data": {"a": "1"}})
-    assert "a" not in (await cluster.call("GET", f"{CONFIG_MAPS}/settings")).ok()["data"]
+        await seam.patch(f"{CONFIG_MAPS}/settings", {"data": {"a": "1"}})
+    assert "a" not in (await seam.call("GET", f"{CONFIG_MAPS}/settings")).ok()["data"]
 
 
 async def test_a_cancelled_call_ends_at_once_and_its_late_twin_conflicts(
-    cluster: KubeCluster, server: KubeServer
+    seam: KubeCluster, server: KubeServer
 ) -> None:
-    (await cluster.call("POST", CONFIG_MAPS, config_map(a="1"))).ok()
-    async with cluster.dynamic() as kube:
+    (await seam.call("POST", CONFIG_MAPS, config_map(a="1"))).ok()
+    async with seam.dynamic() as kube:
         maps = await kube.resources.get(api_version="v1", kind="ConfigMap")
-        read = (await maps.get(name="settings", namespace=cluster.namespace)).to_dict()
+        read = (await maps.get(name="settings", namespace=seam.namespace)).to_dict()
         held = server.faults.delay(matching("update", "configmaps"), 60.0, times=1)
         late = asyncio.create_task(maps.replace(body={**read, "data": {"a": "late"}}))
         async with asyncio.timeout(20):
@@ -172,7 +174,7 @@ async def test_a_cancelled_call_ends_at_once_and_its_late_twin_conflicts(
         await maps.replace(body={**read, "data": {"a": "2"}})
         with pytest.raises(ConflictError):
             await maps.replace(body={**read, "data": {"a": "late"}})
-        assert (await maps.get(name="settings", namespace=cluster.namespace)).data.a == "2"
+        assert (await maps.get(name="settings", namespace=seam.namespace)).data.a == "2"
 
 
 async def test_hostile_bodies_are_refused_in_plain_words(cluster: KubeCluster) -> None:

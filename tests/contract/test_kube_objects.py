@@ -18,6 +18,7 @@ from tests.contract.kube_fixtures import (
     route,
     until,
 )
+from tests.contract.kube_fixtures import both_planes as both_planes
 from tests.contract.kube_fixtures import kube_cluster as kube_cluster
 
 pytestmark = pytest.mark.contract

@@ -16,7 +16,9 @@ from tests.contract.kube_fixtures import (
     deployment,
     until,
 )
+from tests.contract.kube_fixtures import both_planes as both_planes
 from tests.contract.kube_fixtures import kube_cluster as kube_cluster
+from tests.contract.kube_fixtures import kube_seam as kube_seam
 from tests.contract.kube_fixtures import kube_server as kube_server
 
 pytestmark = pytest.mark.contract
@@ -143,9 +145,7 @@ async def test_scaling_to_nothing_and_back(cluster: KubeCluster) -> None:
     assert (await rolled_out(cluster))["status"]["readyReplicas"] == 3
 
 
-async def test_a_deleted_pod_ends_gracefully_and_is_replaced(
-    cluster: KubeCluster, server: KubeServer
-) -> None:
+async def test_a_deleted_pod_ends_gracefully_and_is_replaced(cluster: KubeCluster) -> None:
     (await cluster.call("POST", DEPLOYMENTS, deployment(replicas=1))).ok()
     await rolled_out(cluster)
     (pod,) = await items(cluster, PODS)
@@ -203,16 +203,16 @@ async def test_a_readiness_gate_holds_a_pod_until_it_is_opened(cluster: KubeClus
 
 
 async def test_an_image_that_cannot_be_pulled_stops_the_rollout(
-    cluster: KubeCluster, server: KubeServer
+    seam: KubeCluster, server: KubeServer
 ) -> None:
-    (await cluster.call("POST", DEPLOYMENTS, deployment(replicas=2, progressDeadlineSeconds=1))).ok()
-    await rolled_out(cluster)
+    (await seam.call("POST", DEPLOYMENTS, deployment(replicas=2, progressDeadlineSeconds=1))).ok()
+    await rolled_out(seam)
     server.faults.unpullable.add("shop/web:broken")
     patch = {"spec": {"template": {"spec": {"containers": [{"name": "app", "image": "shop/web:broken"}]}}}}
-    (await cluster.patch(f"{DEPLOYMENTS}/web", patch, "strategic-merge-patch+json")).ok()
+    (await seam.patch(f"{DEPLOYMENTS}/web", patch, "strategic-merge-patch+json")).ok()
 
     async def given_up() -> Obj | None:
-        found = (await cluster.call("GET", f"{DEPLOYMENTS}/web")).ok()
+        found = (await seam.call("GET", f"{DEPLOYMENTS}/web")).ok()
         return found if condition(found, "Progressing")["reason"] == "ProgressDeadlineExceeded" else None
 
     found = await until(given_up)
@@ -220,7 +220,7 @@ async def test_an_image_that_cannot_be_pulled_stops_the_rollout(
     assert found["status"]["availableReplicas"] == 2
     reasons = [
         (pod["status"]["containerStatuses"][0]["state"].get("waiting") or {}).get("reason")
-        for pod in await items(cluster, PODS)
+        for pod in await items(seam, PODS)
     ]
     assert "ImagePullBackOff" in reasons
 

@@ -9,7 +9,9 @@ from kubernetes.aio.dynamic.exceptions import ConflictError, UnprocessibleEntity
 
 from cockpit.rehearsal.kube import KubeServer
 from tests.contract.kube_fixtures import ROUTES, KubeCluster, Obj, condition, route, until
+from tests.contract.kube_fixtures import both_planes as both_planes
 from tests.contract.kube_fixtures import kube_cluster as kube_cluster
+from tests.contract.kube_fixtures import kube_seam as kube_seam
 from tests.contract.kube_fixtures import kube_server as kube_server
 
 pytestmark = pytest.mark.contract
@@ -84,18 +86,18 @@ async def test_defaults_are_filled_in_and_unknown_fields_dropped(cluster: KubeCl
 
 
 async def test_a_route_is_accepted_by_its_gateway_once_its_services_exist(
-    cluster: KubeCluster, server: KubeServer
+    seam: KubeCluster, server: KubeServer
 ) -> None:
-    (await cluster.call("POST", ROUTES, route("web", 100, 0))).ok()
+    (await seam.call("POST", ROUTES, route("web", 100, 0))).ok()
     gateway = {
         "apiVersion": "gateway.networking.k8s.io/v1",
         "kind": "Gateway",
         "spec": {"gatewayClassName": "edge"},
     }
-    await server.apply({**gateway, "metadata": {"name": "edge", "namespace": cluster.namespace}})
+    await server.apply({**gateway, "metadata": {"name": "edge", "namespace": seam.namespace}})
 
     async def parent(resolved: str) -> Obj:
-        stored = (await cluster.call("GET", f"{ROUTES}/web")).ok()
+        stored = (await seam.call("GET", f"{ROUTES}/web")).ok()
         for found in (stored.get("status") or {}).get("parents") or []:
             if condition({"status": found}, "ResolvedRefs")["status"] == resolved:
                 return {**found, "generation": stored["metadata"]["generation"]}
@@ -106,7 +108,7 @@ async def test_a_route_is_accepted_by_its_gateway_once_its_services_exist(
     assert condition({"status": unresolved}, "ResolvedRefs")["reason"] == "BackendNotFound"
     for name in ("web-0", "web-1"):
         service = {"apiVersion": "v1", "kind": "Service", "spec": {"ports": [{"port": 80}]}}
-        await server.apply({**service, "metadata": {"name": name, "namespace": cluster.namespace}})
+        await server.apply({**service, "metadata": {"name": name, "namespace": seam.namespace}})
     resolved = await until(lambda: parent("True"))
     assert resolved["parentRef"]["name"] == "edge"
     assert condition({"status": resolved}, "ResolvedRefs")["observedGeneration"] == resolved["generation"]

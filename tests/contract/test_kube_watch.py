@@ -14,7 +14,9 @@ from kubernetes.aio.watch import Watch
 
 from cockpit.rehearsal.kube import KubeServer
 from tests.contract.kube_fixtures import CONFIG_MAPS, DEADLINE, KubeCluster, Obj, config_map
+from tests.contract.kube_fixtures import both_planes as both_planes
 from tests.contract.kube_fixtures import kube_cluster as kube_cluster
+from tests.contract.kube_fixtures import kube_seam as kube_seam
 from tests.contract.kube_fixtures import kube_server as kube_server
 
 pytestmark = pytest.mark.contract
@@ -82,16 +84,14 @@ async def test_a_watch_from_forgotten_history_says_expired(cluster: KubeCluster)
     assert (event["object"]["code"], event["object"]["reason"]) == (410, "Expired")
 
 
-async def test_compaction_expires_old_watches_but_not_new_ones(
-    cluster: KubeCluster, server: KubeServer
-) -> None:
-    since = await version(cluster)
-    (await cluster.call("POST", CONFIG_MAPS, config_map("a"))).ok()
+async def test_compaction_expires_old_watches_but_not_new_ones(seam: KubeCluster, server: KubeServer) -> None:
+    since = await version(seam)
+    (await seam.call("POST", CONFIG_MAPS, config_map("a"))).ok()
     server.forget_history()
-    (event,) = [event async for event in events(cluster, resourceVersion=since, timeoutSeconds="5")]
+    (event,) = [event async for event in events(seam, resourceVersion=since, timeoutSeconds="5")]
     assert event["object"]["code"] == 410
-    fresh = await version(cluster)
-    assert [event async for event in events(cluster, resourceVersion=fresh, timeoutSeconds="1")] == []
+    fresh = await version(seam)
+    assert [event async for event in events(seam, resourceVersion=fresh, timeoutSeconds="1")] == []
 
 
 async def test_an_object_that_stops_matching_is_deleted_for_the_watcher(cluster: KubeCluster) -> None:
@@ -106,12 +106,12 @@ async def test_an_object_that_stops_matching_is_deleted_for_the_watcher(cluster:
     assert seen == [("ADDED", "a"), ("DELETED", "a"), ("ADDED", "a")]
 
 
-async def test_bookmarks_carry_a_version_to_go_on_from(cluster: KubeCluster, server: KubeServer) -> None:
-    since = await version(cluster)
+async def test_bookmarks_carry_a_version_to_go_on_from(seam: KubeCluster, server: KubeServer) -> None:
+    since = await version(seam)
     # Changes of other kinds move the version on; only a bookmark tells this watcher.
     await server.apply({"apiVersion": "v1", "kind": "Secret", "metadata": {"name": "s", "namespace": "shop"}})
     query = {"resourceVersion": since, "allowWatchBookmarks": "true", "timeoutSeconds": "1"}
-    seen = [event async for event in events(cluster, **query)]
+    seen = [event async for event in events(seam, **query)]
     assert {event["type"] for event in seen} == {"BOOKMARK"}
     assert int(seen[-1]["object"]["metadata"]["resourceVersion"]) > int(since)
 
@@ -132,19 +132,17 @@ async def test_a_streaming_list_marks_its_end(cluster: KubeCluster) -> None:
     assert event["object"]["metadata"]["annotations"] == {"k8s.io/initial-events-end": "true"}
 
 
-async def test_the_library_watches_across_a_dropped_connection(
-    cluster: KubeCluster, server: KubeServer
-) -> None:
+async def test_the_library_watches_across_a_dropped_connection(seam: KubeCluster, server: KubeServer) -> None:
     seen: list[str] = []
-    async with cluster.dynamic() as kube:
+    async with seam.dynamic() as kube:
         maps = await kube.resources.get(api_version="v1", kind="ConfigMap")
-        since = await version(cluster)
-        (await cluster.call("POST", CONFIG_MAPS, config_map("a"))).ok()
+        since = await version(seam)
+        (await seam.call("POST", CONFIG_MAPS, config_map("a"))).ok()
         async with watching() as watcher, asyncio.timeout(DEADLINE):
-            stream: Any = maps.watch(namespace=cluster.namespace, resource_version=since, watcher=watcher)
+            stream: Any = maps.watch(namespace=seam.namespace, resource_version=since, watcher=watcher)
             seen.append((await anext(stream))["object"].metadata.name)
             server.drop_watches()
-            (await cluster.call("POST", CONFIG_MAPS, config_map("b"))).ok()
+            (await seam.call("POST", CONFIG_MAPS, config_map("b"))).ok()
             seen.append((await anext(stream))["object"].metadata.name)
     assert seen == ["a", "b"]
 

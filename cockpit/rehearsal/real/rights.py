@@ -57,16 +57,21 @@ def _bound(kind: str, name: str, namespace: str, rules: Iterable[Rule], subject:
 
 
 def reviews(user: User) -> list[Obj]:
-    """Return the attributes of access reviews that all hold once what `manifests` made is in force."""
+    """Return the attributes of one access review a role: once they hold, `manifests` is in force.
+
+    A role and its binding come into force as a whole.
+    """
+    firsts: dict[str, Rule] = {}
+    for rule in user.rules:
+        for space in rule.namespaces if rule.namespaces is not None else ("",):
+            firsts.setdefault(space, rule)
     return [
         {
-            "verb": sorted(rule.verbs)[0],
+            "verb": min(rule.verbs),
             "group": rule.group,
-            "resource": resource.partition("/")[0],
-            "subresource": resource.partition("/")[2],
+            "resource": min(rule.resources).partition("/")[0],
+            "subresource": min(rule.resources).partition("/")[2],
             "namespace": space,
         }
-        for rule in user.rules
-        for space in sorted(rule.namespaces if rule.namespaces is not None else {""})
-        for resource in sorted(rule.resources)
+        for space, rule in sorted(firsts.items())
     ]
