@@ -6,8 +6,11 @@ For every recorded `advance` the journal must hold, since the step's last prefli
 - in that bake, counted anew, the plan's required passes, each from answers of its own, ending with a pass
   whose window covers the whole bake and has the plan's least requests;
 - never, anywhere before, a breach: a critical failed look, or as many in a row as the plan's limit;
-- from each canary-phase agent of the plan an `ok` after the bake, no failed verdict, and a pass on every
-  gate which it judged under any step; a fail where break-glass was in force over its gate is set aside.
+- from each canary-phase agent of the plan an `ok` after the bake, and a pass on every gate which it judged
+  under any step; no failed verdict, and none that could not tell unless a pass came after it (the risk
+  triggers are judged while it bakes as well). Set aside is a fail where break-glass was in force over its
+  gate, and one of a verification a person asked for beside the step: the step's own verdict, and the next
+  go/no-go, are what count then.
 
 Steps go in the plan's order, each after the one before it has advanced; `released` comes after all of them.
 A breach or a rollback ends it: no step starts or advances after either.
@@ -19,6 +22,7 @@ nothing until the limit is reached: that is the plan's rule, not a gap in this o
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 
 from cockpit.base.clock import parse_iso
@@ -39,7 +43,7 @@ from cockpit.journal.events import (
     StepStage,
     StepStarted,
 )
-from cockpit.journal.events_people import BreakGlassReviewed, BreakGlassUsed
+from cockpit.journal.events_people import BreakGlassReviewed, BreakGlassUsed, ReverifyAsked
 from cockpit.journal.fold_people import PeopleFold
 from cockpit.plan.model import Plan
 from cockpit.verdicts.approvals import glass_facts
@@ -83,18 +87,22 @@ class _Walk:
         self._canary = plan.canary
         self._blob = blob
         self._agents = canary_agents(events, plan)
-        # What is judged under one step is owed under every step.
+        # What is judged under one step is owed under every step; what a person asked for beside it is not.
+        asked = {e.agent for e in events if isinstance(e, ReverifyAsked)} - self._agents
         self._owed = {
             (e.agent, e.phase_gate)
             for e in events
-            if isinstance(e, GateJudged) and e.step > 0 and e.agent in plan.agents
+            if isinstance(e, GateJudged) and e.step > 0 and e.agent in plan.agents and e.agent not in asked
         }
+        self._asked: Counter[str] = Counter()
+        self._asked_for: Counter[tuple[str, str]] = Counter()
         self._step = 0
         self._failed = self._number = 0
         self._attempt: list[AnyEvent] = []
         self._over = ""
         self._glass = PeopleFold()
         self._excused: set[int] = set()
+        self._beside: set[int] = set()
         self.advanced = 0
         self.problems: list[str] = []
 
@@ -102,10 +110,10 @@ class _Walk:
         """Take in one record."""
         if isinstance(event, (BreakGlassUsed, BreakGlassReviewed)):
             self._glass.handlers[type(event)](event)
-        elif isinstance(event, GateJudged) and event.verdict != "pass":
-            glasses = self._glass.snapshot().glasses
-            if glasses and event.phase_gate in glass_facts(glasses, parse_iso(event.at)).overridden:
-                self._excused.add(event.seq)
+        elif isinstance(event, ReverifyAsked):
+            self._asked[event.agent] += 1
+        elif isinstance(event, GateJudged) and _stands_against(event):
+            self._excuse(event)
         if isinstance(event, RunOpened):
             self._roster(event)
         elif isinstance(event, StepStarted):
@@ -123,6 +131,14 @@ class _Walk:
         elif isinstance(event, RunResumed) and event.into != "continue":
             self._over = f"the crash told in record {event.seq}"
         self._attempt.append(event)
+
+    def _excuse(self, event: GateJudged) -> None:
+        glasses = self._glass.snapshot().glasses
+        if glasses and event.phase_gate in glass_facts(glasses, parse_iso(event.at)).overridden:
+            self._excused.add(event.seq)
+        elif self._asked_for[event.agent, event.phase_gate] < self._asked[event.agent]:
+            self._asked_for[event.agent, event.phase_gate] += 1
+            self._beside.add(event.seq)
 
     def _found(self, event: AnyEvent, what: str, problem: str) -> None:
         self.problems.append(f"record {event.seq}, {what}: {problem}")
@@ -236,14 +252,20 @@ class _Walk:
 
     def _verdict_problems(self, step: int, after: Sequence[AnyEvent]) -> list[str]:
         given = [event for event in after if isinstance(event, GateJudged) and event.step == step]
+        passed = {(one.agent, one.phase_gate): one.seq for one in given if not _stands_against(one)}
         problems = [
             f"{one.agent} judged {one.phase_gate}: {one.outcome or one.verdict} (record {one.seq})"
             for one in given
-            if (one.verdict != "pass" or one.outcome != "pass") and one.seq not in self._excused
+            if _stands_against(one)
+            and one.seq not in self._excused | self._beside
+            and not (_untold(one) and passed.get((one.agent, one.phase_gate), 0) > one.seq)
         ]
-        judged = {(one.agent, one.phase_gate) for one in given}
+        judged = passed.keys() | {(one.agent, one.phase_gate) for one in given if one.seq in self._excused}
         problems += [
-            f"{agent} gave no verdict on {gate} under it" for agent, gate in sorted(self._owed - judged)
+            f"{agent} gave no verdict on {gate} under it"
+            if all((agent, gate) != (one.agent, one.phase_gate) for one in given)
+            else f"{agent} did not pass {gate} under it"
+            for agent, gate in sorted(self._owed - judged)
         ]
         fine = {
             event.agent
@@ -252,6 +274,14 @@ class _Walk:
             and (event.op, event.phase, event.result) == ("VERIFY", "P6", "ok")
         } | {one.agent for one in given if one.seq in self._excused}
         return problems + [f"{agent} did not verify it" for agent in sorted(self._agents - fine)]
+
+
+def _stands_against(event: GateJudged) -> bool:
+    return event.verdict != "pass" or event.outcome != "pass"
+
+
+def _untold(event: GateJudged) -> bool:
+    return event.verdict != "pass" and event.outcome in ("low_traffic", "no_data", "provider_error")
 
 
 def _of_the_bake(looks: Sequence[LookTaken]) -> list[LookTaken]:

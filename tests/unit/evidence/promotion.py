@@ -99,9 +99,10 @@ class Promotion:
             self._kept[data] = self._blobs.put(data).digest
         return self._kept[data]
 
-    def verdict(self, step: int, *, ok: bool = True) -> ev.GateJudged:
-        """Return what the canary-phase agent judged under a step."""
-        raw = json.dumps({"checks": [{"name": "chain", "ok": ok, "detail": "seen"}]}).encode()
+    def verdict(self, step: int, *, ok: bool | None = True, agent: str = "A20") -> ev.GateJudged:
+        """Return what the canary-phase agent judged under a step; None: it could not tell."""
+        checks = [{"name": "chain", "ok": ok, "detail": "seen"}] if ok is not None else "cut off"
+        raw = json.dumps({"checks": checks}).encode()
         params = {"required": ["chain"]}
         judgement = find("named_checks")({"checks": raw}, params)
         digest = self._blobs.put(raw).digest
@@ -126,7 +127,7 @@ class Promotion:
         return ev.GateJudged(
             gate="policy",
             phase_gate="audit",
-            agent="A20",
+            agent=agent,
             phase="P6",
             env="prod",
             verdict=verdict.verdict,

@@ -10,6 +10,7 @@ import pytest
 from cockpit.evidence.verify import verify_pack
 from cockpit.journal import events as ev
 from cockpit.journal.base import Event
+from cockpit.journal.events_people import ReverifyAsked
 from tests.unit.evidence.conftest import Factory
 from tests.unit.evidence.promotion import (
     Promotion,
@@ -39,6 +40,7 @@ VERIFIED = ev.RollbackVerified(proof={})
 SEALED = ev.EvidenceSealed(
     kind="promotion", path="promotion.zip", sha256="d" * 64, log_index=1, entry_id="e" * 64
 )
+ASKED = ReverifyAsked(agent="A20", phase="P6", attempt=2, by="someone", reason="its log came late")
 # A whole bake of the looks there are; slow is critical, ingestion that lags is not.
 SLOW, LAGS, FEW = {"check.p95_ms": one(900)}, {"check.ingest_lag_s": one(90)}, {"requests": one(10)}
 
@@ -88,6 +90,14 @@ def lagging(events: Events, promotion: Promotion) -> Events:
         (lagging, {EARNED}, "after the breach of record"),
         (lambda e, p: instead(e, [p.verdict(2, ok=False)], ev.GateJudged, step=2), {EARNED, DECISIONS},
          "A20 judged audit: fail"),
+        (lambda e, p: before(e, [p.verdict(2, ok=False)], ev.GateJudged, step=2), {EARNED},
+         "A20 judged audit: fail"),
+        (lambda e, p: before(e, [p.verdict(2, ok=None)], ev.StepDecided, step=2), {EARNED, DECISIONS},
+         "A20 judged audit: provider_error"),
+        (lambda e, p: before(e, [ASKED, *[p.verdict(2, ok=False)] * 2], ev.GateJudged, step=2), {EARNED},
+         "A20 judged audit: fail"),
+        (lambda e, p: instead(e, [ASKED, p.verdict(2, ok=None)], ev.GateJudged, step=2), {EARNED, DECISIONS},
+         "A20 did not pass audit under it"),
         (lambda e, p: without(e, ev.GateJudged, step=2), {EARNED}, "A20 gave no verdict on audit under it"),
         (lambda e, p: without(e, ev.AgentAnswered, call="c2"), {EARNED}, "A20 did not verify it"),
         (lambda e, p: but(e, ev.AgentAnswered, {"result": "fail"}, call="c2"), {EARNED}, "A20 did not"),
@@ -175,6 +185,23 @@ def second_try(events: Events, promotion: Promotion) -> Events:
     return [*events[:tried], *first[:-3], doubt, *events[tried:]]
 
 
+def asked_again(events: Events, promotion: Promotion) -> Events:
+    """A person has an agent verify again as it bakes, which fails or cannot tell; then it passes."""
+    bad = [promotion.verdict(2, ok=False), promotion.verdict(2, ok=None)]
+    return before(events, [ASKED, bad[0], ASKED, bad[1]], ev.GateJudged, step=2)
+
+
+def asked_of_another(events: Events, promotion: Promotion) -> Events:
+    """An agent that judges no step verifies again beside one."""
+    asked = ReverifyAsked(agent="A11", phase="P0", attempt=2, by="someone", reason="once more")
+    return before(events, [asked, promotion.verdict(2, agent="A11")], ev.GateJudged, step=2)
+
+
+def not_told_at_first(events: Events, promotion: Promotion) -> Events:
+    """What is judged while it bakes cannot be told yet; at the step's end it can."""
+    return before(events, [promotion.verdict(2, ok=None)], ev.GateJudged, step=2)
+
+
 def rolled_back(events: Events, promotion: Promotion) -> Events:
     at = index_of(events, ev.GateJudged, step=2)
     shift = effect("a1", "abort", "shift", "canary weight 0")
@@ -182,7 +209,18 @@ def rolled_back(events: Events, promotion: Promotion) -> Events:
 
 
 @pytest.mark.parametrize(
-    "tell", [lambda e, p: e, held_back, watched, second_try, rolled_back], ids=lambda one: one.__name__
+    "tell",
+    [
+        lambda e, p: e,
+        held_back,
+        watched,
+        second_try,
+        asked_again,
+        asked_of_another,
+        not_told_at_first,
+        rolled_back,
+    ],
+    ids=lambda one: one.__name__,
 )
 def test_what_went_right_holds(factory: Factory, tmp_path: Path, tell: Tell) -> None:
     assert found(factory, tmp_path, tell) == {}
