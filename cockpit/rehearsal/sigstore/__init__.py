@@ -8,7 +8,8 @@ operator field.
 from __future__ import annotations
 
 from cockpit.rehearsal.sigstore.build import BuildSigning
-from cockpit.rehearsal.sigstore.server import FAULTS, SERVICES, Fault, Service, SigstoreServer
+from cockpit.rehearsal.sigstore.interface import SERVICES, Service, Sigstore
+from cockpit.rehearsal.sigstore.server import FAULTS, Fault, SigstoreServer
 from cockpit.rehearsal.sigstore.trust import OPERATOR
 
-__all__ = ["FAULTS", "OPERATOR", "SERVICES", "BuildSigning", "Fault", "Service", "SigstoreServer"]
+__all__ = ["FAULTS", "OPERATOR", "SERVICES", "BuildSigning", "Fault", "Service", "Sigstore", "SigstoreServer"]

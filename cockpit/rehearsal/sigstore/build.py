@@ -10,13 +10,13 @@ import rfc8785
 from cockpit.base.threads import BoundedThreads
 
 if TYPE_CHECKING:
-    from cockpit.rehearsal.sigstore.server import SigstoreServer
+    from cockpit.rehearsal.sigstore.interface import Sigstore
 
 
 class BuildSigning:
     """Signs in-toto statements as `identity`; its bundles are canonical JSON."""
 
-    def __init__(self, server: SigstoreServer, identity: str, *, deadline: float = 60.0) -> None:
+    def __init__(self, server: Sigstore, identity: str, *, deadline: float = 60.0) -> None:
         self._server = server
         self._identity = identity
         self._deadline = deadline

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import struct
+from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 
 from cryptography import x509
@@ -54,11 +55,20 @@ def usage(*, signs: bool) -> x509.KeyUsage:
     )
 
 
-def subject(common_name: str) -> x509.Name:
-    """Return a name whose organisation says that this is a stand-in."""
+@dataclass(frozen=True)
+class Authority:
+    """Who signs: a certificate, the root that signed it, and its key."""
+
+    key: ec.EllipticCurvePrivateKey = field(repr=False)
+    certificate: x509.Certificate
+    root: x509.Certificate
+
+
+def subject(common_name: str, operator: str) -> x509.Name:
+    """Return a name whose organisation says whose it is."""
     return x509.Name(
         [
-            x509.NameAttribute(NameOID.ORGANIZATION_NAME, OPERATOR),
+            x509.NameAttribute(NameOID.ORGANIZATION_NAME, operator),
             x509.NameAttribute(NameOID.COMMON_NAME, common_name),
         ]
     )
@@ -88,17 +98,17 @@ def begin_certificate(
 
 
 def ca_certificate(
-    common_name: str,
+    name: x509.Name,
     key: ec.EllipticCurvePrivateKey,
     *,
     issuer: x509.Certificate | None,
     issuer_key: ec.EllipticCurvePrivateKey,
     path_length: int,
+    purpose: ObjectIdentifier | None = None,
 ) -> x509.Certificate:
-    """Return a CA certificate; `issuer=None` signs it with its own key."""
-    name = subject(common_name)
+    """Return a CA certificate; `issuer=None` signs it with its own key. `purpose` is all it certifies for."""
     now = datetime.now(UTC)
-    return (
+    builder = (
         begin_certificate(
             name,
             issuer.subject if issuer else name,
@@ -109,8 +119,28 @@ def ca_certificate(
         )
         .add_extension(x509.BasicConstraints(ca=True, path_length=path_length), critical=True)
         .add_extension(usage(signs=False), critical=True)
-        .sign(issuer_key, hashes.SHA256())
     )
+    if purpose is not None:
+        # Not critical: Fulcio takes no intermediate in which it is.
+        builder = builder.add_extension(x509.ExtendedKeyUsage([purpose]), critical=False)
+    return builder.sign(issuer_key, hashes.SHA256())
+
+
+def code_signing_authority(operator: str) -> Authority:
+    """Return a new intermediate CA for code signing below a root of its own."""
+    root_key, key = new_key(), new_key()
+    root = ca_certificate(
+        subject("rehearsal-root", operator), root_key, issuer=None, issuer_key=root_key, path_length=1
+    )
+    intermediate = ca_certificate(
+        subject("rehearsal-ca", operator),
+        key,
+        issuer=root,
+        issuer_key=root_key,
+        path_length=0,
+        purpose=ExtendedKeyUsageOID.CODE_SIGNING,
+    )
+    return Authority(key, intermediate, root)
 
 
 class CertificateAuthority:
@@ -119,15 +149,9 @@ class CertificateAuthority:
     def __init__(self, issuer_url: str, lifetime: timedelta = timedelta(minutes=10)) -> None:
         self._issuer_url = issuer_url
         self._lifetime = lifetime
-        self._key = new_key()
         self._ct_key = new_key()
-        root_key = new_key()
-        self.root = ca_certificate(
-            "rehearsal-root", root_key, issuer=None, issuer_key=root_key, path_length=1
-        )
-        self.intermediate = ca_certificate(
-            "rehearsal-ca", self._key, issuer=self.root, issuer_key=root_key, path_length=0
-        )
+        authority = code_signing_authority(OPERATOR)
+        self._key, self.intermediate, self.root = authority.key, authority.certificate, authority.root
 
     @property
     def ct_public_key(self) -> bytes:

@@ -29,6 +29,14 @@ def b64(data: bytes) -> str:
     return base64.b64encode(data).decode()
 
 
+def log_id(origin: str, key: bytes) -> bytes:
+    """Return the C2SP signed-note key id of a log's raw Ed25519 key.
+
+    Its first four bytes stand before a checkpoint's signature.
+    """
+    return hashlib.sha256(f"{origin}\n".encode() + b"\1" + key).digest()
+
+
 class TransparencyLog:
     """Takes `hashedrekord` and `dsse` entries whose signature holds, and proves what it took."""
 
@@ -38,8 +46,7 @@ class TransparencyLog:
         self._tree = MerkleTree()
         self._entries: list[tuple[str, bytes]] = []
         raw = self._key.public_key().public_bytes(serialization.Encoding.Raw, serialization.PublicFormat.Raw)
-        # C2SP signed-note key id; its first four bytes stand before a checkpoint's signature.
-        self.log_id = hashlib.sha256(f"{origin}\n".encode() + b"\1" + raw).digest()
+        self.log_id = log_id(origin, raw)
 
     def __len__(self) -> int:
         return len(self._entries)

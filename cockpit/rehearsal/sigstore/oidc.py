@@ -13,6 +13,10 @@ AUDIENCE = "sigstore"
 LIFETIME = timedelta(minutes=10)
 _ALGORITHM = "ES256"
 _KEY_ID = "rehearsal-1"
+BROKER = "/people"
+"""Where the broker for people is, below a brokered issuer."""
+ORIGIN_CLAIM = "connector_id"
+"""The claim below `federated_claims` in which a broker says where somebody logged in (as Dex does)."""
 
 
 class TokenRefused(Exception):
@@ -20,10 +24,15 @@ class TokenRefused(Exception):
 
 
 class Issuer:
-    """Signs identity tokens and says how to check them (OpenID Connect discovery, JWKS)."""
+    """Signs identity tokens and says how to check them (OpenID Connect discovery, JWKS).
 
-    def __init__(self, url: str) -> None:
+    `brokered`: the CA's tokens of people, known by an e-mail address, come from a broker that names this
+    issuer as where they logged in. Fulcio certifies either jobs or people of one issuer, never both.
+    """
+
+    def __init__(self, url: str, *, brokered: bool = False) -> None:
         self.url = url
+        self._brokered = brokered
         self._key = ec.generate_private_key(ec.SECP256R1())
 
     def token(self, sub: str, *, audience: str = AUDIENCE, lifetime: timedelta = LIFETIME) -> str:
@@ -40,6 +49,8 @@ class Issuer:
         }
         if "@" in sub and "://" not in sub:
             claims |= {"email": sub, "email_verified": True}
+            if self._brokered and audience == AUDIENCE:
+                claims |= {"iss": self.url + BROKER, "federated_claims": {ORIGIN_CLAIM: self.url}}
         return jwt.encode(claims, self._key, _ALGORITHM, headers={"kid": _KEY_ID})
 
     def subject(self, token: str, *, audience: str = AUDIENCE) -> str:
@@ -60,10 +71,10 @@ class Issuer:
             raise TokenRefused("identity token names nobody")
         return identity
 
-    def discovery(self, base: str) -> dict[str, Any]:
-        """Return the discovery document; `base` is where this issuer is served."""
+    def discovery(self, base: str, *, broker: bool = False) -> dict[str, Any]:
+        """Return the discovery document of the issuer or its broker; `base` is where both are served."""
         return {
-            "issuer": self.url,
+            "issuer": self.url + BROKER if broker else self.url,
             "authorization_endpoint": f"{base}/auth",
             "token_endpoint": f"{base}/token",
             "device_authorization_endpoint": f"{base}/device_authorization",

@@ -9,59 +9,61 @@ from datetime import UTC, datetime
 from typing import Any
 
 from cryptography import x509
+from cryptography.x509.oid import NameOID
 
-from cockpit.rehearsal.sigstore.ca import BACKDATE, OPERATOR, CertificateAuthority, der_bytes
-from cockpit.rehearsal.sigstore.log import TransparencyLog, b64
-from cockpit.rehearsal.sigstore.tsa import TimestampAuthority
+from cockpit.rehearsal.sigstore.ca import BACKDATE, OPERATOR, der_bytes
+from cockpit.rehearsal.sigstore.log import b64
 
-__all__ = ["OPERATOR", "Addresses", "Trust"]
+__all__ = ["OPERATOR", "Addresses", "Anchors", "Trust"]
 
 
 @dataclass(frozen=True, slots=True)
 class Addresses:
-    """Base URLs of the four services."""
+    """Base URLs of the services; the CT log's is what its entry in the root says."""
 
     oidc: str
     fulcio: str
     rekor: str
     tsa: str
+    ctlog: str
+
+
+@dataclass(frozen=True, slots=True)
+class Anchors:
+    """The keys and certificates to trust: public ones only.
+
+    Chains begin with what signs and end with their root; keys are DER SubjectPublicKeyInfo.
+    """
+
+    operator: str
+    ca: tuple[x509.Certificate, ...]
+    ct_key: bytes
+    log_origin: str
+    log_key: bytes
+    log_id: bytes
+    tsa: tuple[x509.Certificate, ...]
 
 
 class Trust:
-    """What a client must know to sign with, and to verify, this stand-in."""
+    """What a client must know to sign with, and to verify, a Sigstore of a rehearsal."""
 
-    def __init__(
-        self, authority: CertificateAuthority, log: TransparencyLog, tsa: TimestampAuthority
-    ) -> None:
-        self._authority = authority
-        self._log = log
-        self._tsa = tsa
+    def __init__(self, anchors: Anchors) -> None:
+        self._anchors = anchors
         # Truncated to the second: the JSON form of a protobuf timestamp may leave fractions out.
         self._window = {"start": (datetime.now(UTC) - BACKDATE).strftime("%Y-%m-%dT%H:%M:%SZ")}
 
     def root(self, at: Addresses) -> dict[str, Any]:
         """Return the trusted root."""
+        known = self._anchors
+        ct_id = hashlib.sha256(known.ct_key).digest()
         return {
             "mediaType": "application/vnd.dev.sigstore.trustedroot+json;version=0.1",
             "tlogs": [
-                self._instance(
-                    f"https://{self._log.origin}", self._log.public_key, "PKIX_ED25519", self._log.log_id
-                )
+                self._instance(f"https://{known.log_origin}", known.log_key, "PKIX_ED25519", known.log_id)
             ],
-            "certificateAuthorities": [
-                self._chain(at.fulcio, "rehearsal-root", self._authority.intermediate, self._authority.root)
-            ],
-            "ctlogs": [
-                self._instance(
-                    f"{at.fulcio}/ct",
-                    self._authority.ct_public_key,
-                    "PKIX_ECDSA_P256_SHA_256",
-                    hashlib.sha256(self._authority.ct_public_key).digest(),
-                )
-            ],
-            "timestampAuthorities": [
-                self._chain(at.tsa, "rehearsal-tsa-root", self._tsa.certificate, self._tsa.root)
-            ],
+            "certificateAuthorities": [self._chain(at.fulcio, known.ca)],
+            "ctlogs": [self._instance(at.ctlog, known.ct_key, "PKIX_ECDSA_P256_SHA_256", ct_id)],
+            "timestampAuthorities": [self._chain(at.tsa, known.tsa)],
         }
 
     def config(self, at: Addresses) -> dict[str, Any]:
@@ -80,26 +82,28 @@ class Trust:
             },
         }
 
-    def _instance(self, url: str, key: bytes, details: str, log_id: bytes) -> dict[str, Any]:
+    def _instance(self, url: str, key: bytes, details: str, key_id: bytes) -> dict[str, Any]:
         return {
             "baseUrl": url,
             "hashAlgorithm": "SHA2_256",
             "publicKey": {"rawBytes": b64(key), "keyDetails": details, "validFor": self._window},
-            "logId": {"keyId": b64(log_id)},
-            "operator": OPERATOR,
+            "logId": {"keyId": b64(key_id)},
+            "operator": self._anchors.operator,
         }
 
-    def _chain(self, url: str, common_name: str, *certificates: x509.Certificate) -> dict[str, Any]:
+    def _chain(self, url: str, chain: tuple[x509.Certificate, ...]) -> dict[str, Any]:
+        [name] = chain[-1].subject.get_attributes_for_oid(NameOID.COMMON_NAME)
         return {
-            "subject": {"organization": OPERATOR, "commonName": common_name},
+            "subject": {"organization": self._anchors.operator, "commonName": str(name.value)},
             "uri": url,
-            "certChain": {"certificates": [{"rawBytes": b64(der_bytes(one))} for one in certificates]},
+            "certChain": {"certificates": [{"rawBytes": b64(der_bytes(one))} for one in chain]},
             "validFor": self._window,
-            "operator": OPERATOR,
+            "operator": self._anchors.operator,
         }
 
     def _service(self, url: str, version: int) -> dict[str, Any]:
-        return {"url": url, "majorApiVersion": version, "validFor": self._window, "operator": OPERATOR}
+        operator = self._anchors.operator
+        return {"url": url, "majorApiVersion": version, "validFor": self._window, "operator": operator}
 
 
 def dumps(value: dict[str, Any]) -> str:

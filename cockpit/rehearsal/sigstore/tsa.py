@@ -27,29 +27,36 @@ class StampRefused(Exception):
     """A time-stamp request that does not parse, or asks for another hash than SHA-256."""
 
 
+def time_stamping_authority(operator: str) -> ca.Authority:
+    """Return a new certificate for time-stamping below a root of its own."""
+    root_key, key = ca.new_key(), ca.new_key()
+    root = ca.ca_certificate(
+        ca.subject("rehearsal-tsa-root", operator), root_key, issuer=None, issuer_key=root_key, path_length=0
+    )
+    now = datetime.now(UTC)
+    certificate = (
+        ca.begin_certificate(
+            ca.subject("rehearsal-tsa", operator),
+            root.subject,
+            key.public_key(),
+            root_key.public_key(),
+            since=now - ca.BACKDATE,
+            until=now + timedelta(days=3650),
+        )
+        .add_extension(ca.usage(signs=True), critical=True)
+        # Critical, and nothing else (RFC 3161, 2.3).
+        .add_extension(x509.ExtendedKeyUsage([ExtendedKeyUsageOID.TIME_STAMPING]), critical=True)
+        .sign(root_key, hashes.SHA256())
+    )
+    return ca.Authority(key, certificate, root)
+
+
 class TimestampAuthority:
     """Stamps SHA-256 digests with the machine's clock, to the second."""
 
     def __init__(self) -> None:
-        self._key = ca.new_key()
-        root_key = ca.new_key()
-        self.root = ca.ca_certificate(
-            "rehearsal-tsa-root", root_key, issuer=None, issuer_key=root_key, path_length=0
-        )
-        now = datetime.now(UTC)
-        self.certificate: x509.Certificate = (
-            ca.begin_certificate(
-                ca.subject("rehearsal-tsa"),
-                self.root.subject,
-                self._key.public_key(),
-                root_key.public_key(),
-                since=now - ca.BACKDATE,
-                until=now + timedelta(days=3650),
-            )
-            .add_extension(ca.usage(signs=True), critical=True)
-            .add_extension(x509.ExtendedKeyUsage([ExtendedKeyUsageOID.TIME_STAMPING]), critical=True)
-            .sign(root_key, hashes.SHA256())
-        )
+        authority = time_stamping_authority(ca.OPERATOR)
+        self._key, self.certificate, self.root = authority.key, authority.certificate, authority.root
 
     def answer(self, request: bytes) -> bytes:
         """Return the TimeStampResp to a DER TimeStampReq; raise StampRefused."""
