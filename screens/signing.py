@@ -7,13 +7,15 @@ The screen gathers what is to be said, with all the friction it deserves; the si
 from __future__ import annotations
 
 import asyncio
+import re
 from pathlib import Path
 
 from cockpit.control.client import operator
 from cockpit.journal.state_people import RequestView
 from cockpit.screens.acting import Acting
 from cockpit.screens.dialogs import Ask, Choose, Confirm
-from cockpit.screens.look import seconds_of, span
+from cockpit.screens.look import seconds_of, span, wrap
+from cockpit.screens.planned import Signatory
 from cockpit.screens.shell import Shell, Variant
 from cockpit.screens.view import View
 from cockpit.screens.waits import open_requests, overridden
@@ -21,8 +23,13 @@ from cockpit.screens.waits import open_requests, overridden
 SHORTEST_REASON = 20
 """Characters a reason for access must have, as the command asks for them."""
 
-_TALL = 26
-"""Lines a screen needs before there is room for what a request is bound to."""
+_TALL = 14
+"""Lines a choice needs beside its words: the box, two options with their space, and the hint."""
+
+_WIDE = 78
+"""Columns a line of a dialogue has."""
+
+_DIGEST = re.compile(r"\b[0-9a-f]{64}\b")
 
 
 class Signing(Acting):
@@ -52,11 +59,17 @@ class Signing(Acting):
             if not found:
                 return
             request = found[0]
+        if self._view.plan.people and not self._entitled(request):
+            self._app.notice(f"Nobody in the plan may sign {request.request}: {_rule_of(request)}", bad=True)
+            return
         about = await asyncio.to_thread(self._app.opening.about, request)
+        words = request_words(self._view, request)
+        if request.requester == operator():
+            words += ["", f"You ({operator()}) asked for this: somebody else has to sign it."]
         choice = await self._app.push_screen_wait(
             Choose(
                 f"{request.asked}: approve or reject?",
-                [*request_words(self._view, request), *self._bound_to(about)],
+                [*words, *self._bound_to(about, len(words))],
                 [("approve", "Approve"), ("reject", "Reject: it binds")],
             )
         )
@@ -70,37 +83,65 @@ class Signing(Acting):
         who = await self._who(request)
         if who is None or self._blocked("Approving"):
             return
+        words = [f"{choice.capitalize()} {request.request} ({request.asked})."]
+        signer = who[0].removeprefix("--as=") if who else operator()
+        if request.step_up != "none" and not self._stepped_up(signer):
+            mine = request.step_up == "totp" and signer == operator()
+            if not (mine and await self._app.tools.show_factor()):
+                words.append(self._how_to_step_up(request, signer))
         arguments = ["approve", *self._run(), *self._plan(), *who, f"--reason={reason}"]
         arguments += ["--reject"] if choice == "reject" else []
-        words = [f"{choice.capitalize()} {request.request} ({request.asked})."]
-        if request.step_up != "none":
-            key = self._app.keys["step_up"]
-            words.append(f"It needs a second factor shown before ({request.step_up}): {key} shows one.")
         await self._shell(f"Sign: {choice}", words, (*arguments, *_positional(request.request)))
 
-    def _bound_to(self, about: list[tuple[str, str]]) -> list[str]:
-        """Return what the signature is bound to, as much of it as leaves the choice in sight."""
-        room = max(0, self._app.size.height - _TALL)
-        lines = [f"  {name}: {value}" for name, value in about[:room]]
-        if len(about) > len(lines):
-            lines.append(f"  and {len(about) - len(lines)} more it is bound to: the command shows them all")
+    def _bound_to(self, about: list[tuple[str, str]], taken: int) -> list[str]:
+        """Return what the signature is bound to, as much of it as leaves the choice in sight.
+
+        Digests are cut, here only: what a person compares is their beginning. `taken` is how many lines stand
+        above.
+        """
+        room = max(0, self._app.size.height - _TALL - taken)
+        lines: list[str] = []
+        for index, (name, value) in enumerate(about):
+            line = f"  {name}: {_DIGEST.sub(lambda found: f'{found[0][:16]}…', value)}"
+            room -= len(wrap(line, _WIDE))
+            if room < 0:
+                lines.append(f"  and {len(about) - index} more it is bound to: the command shows them all")
+                break
+            lines.append(line)
         return lines
+
+    def _stepped_up(self, person: str) -> bool:
+        """Tell whether somebody has shown a second factor that still counts."""
+        view = self._view
+        shown = [one for one in view.state.people.step_ups if one.by == person]
+        return any((seconds_of(one.valid_until) or 0.0) > view.now for one in shown)
+
+    def _how_to_step_up(self, request: RequestView, signer: str) -> str:
+        needs = f"It needs a second factor of {signer} shown before ({request.step_up})"
+        if request.step_up == "totp" and signer == operator():
+            return f"{needs}: {self._app.keys['step_up']} shows one."
+        device = " --device" if request.step_up != "totp" else ""
+        return f"{needs}, in another shell: cockpit step-up{device} --as={signer}"
+
+    def _entitled(self, request: RequestView) -> list[Signatory]:
+        """Return the people of the plan whose signature on a request may count."""
+        wanted = set(request.groups)
+        return [
+            one
+            for one in self._view.plan.people
+            if one.id != request.requester and (not wanted or wanted & set(one.groups))
+        ]
 
     async def _who(self, request: RequestView | None) -> list[str] | None:
         """Return the option that names who signs; nothing when it was left open."""
-        people = list(self._view.plan.people)
-        if request is not None:
-            wanted = set(request.groups)
-            people = [
-                one
-                for one in people
-                if one.id != request.requester and (not wanted or wanted & set(one.groups))
-            ]
+        people = list(self._view.plan.people) if request is None else self._entitled(request)
         names = [one.id for one in people]
         if operator() in names or not names:
             return [f"--as={operator()}"] if names else []
         options = [(name, name) for name in names]
         words = [f"{operator()} is not among those who may sign this. Who does, with proof of it?"]
+        if request is not None and request.requester == operator():
+            words = [f"{operator()} asked for this and cannot sign it. Who does, with proof of it?"]
         name = await self._app.push_screen_wait(Choose("Who signs?", words, options))
         return None if name is None else [f"--as={name}"]
 
@@ -115,6 +156,10 @@ class Signing(Acting):
             self._app.notice(f"Break-glass is not possible: {problem}")
             return
         self._start("break_glass", self._break_glass())
+
+    def breakable(self) -> bool:
+        """Tell whether a gate has failed that break-glass may override."""
+        return not self._no_glass()
 
     def _no_glass(self) -> str:
         plan = self._view.plan
@@ -287,6 +332,11 @@ def request_words(view: View, request: RequestView) -> list[str]:
     if request.step_up != "none":
         words.append(f"Step-up   {request.step_up}, shown before signing")
     return [*words, *(f"{one.decision:<9} {one.by}: {one.reason}" for one in counted)]
+
+
+def _rule_of(request: RequestView) -> str:
+    who = ", ".join(request.groups) or "everybody listed"
+    return f"it takes {request.threshold} of {who}, and nobody may who asked for it ({request.requester})."
 
 
 def _too_short(text: str) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 
+from cockpit.journal.standing import operator_of
 from cockpit.journal.state import QuestionView, ReleaseState
 from cockpit.screens.acting import Acting
 from cockpit.screens.alerts import waiting_questions
@@ -155,20 +156,32 @@ class Stops(Acting):
             return
         if answer == "rollback":
             self.rollback()
-        else:
-            await self._send("answer", question=question.question, answer=answer)
+            return
+        reason: str | None = ""
+        if answer == "retry" and any("reason" in name for name in self._unmet()):
+            words = [f"Why? It is the reason for access, by {operator_of(self._state)}, who operates."]
+            reason = await self._app.push_screen_wait(Ask("A reason for access", words))
+        await self._send("answer", question=question.question, answer=answer, reason=reason or "")
+
+    def _unmet(self) -> list[str]:
+        return [name for decision in self._state.people.decisions for name in decision.unmet]
 
     def _how_to_meet(self, question: QuestionView) -> list[str]:
-        """Return which keys meet what policy still asks for, where that is the question."""
-        unmet = any(decision.unmet for decision in self._state.people.decisions)
-        if "retry" not in question.options or not unmet:
-            return []
+        """Return what meets what is asked: policy's obligations, or break-glass over the gate that failed."""
         keys = self._app.keys
-        return [
-            "",
-            f"Esc first, then: {keys['note']} gives a reason for access, {keys['step_up']} shows a second "
-            f"factor, {keys['approve']} signs an approval; {keys['decide']} comes back here.",
-        ]
+        if "retry" in question.options and self._unmet():
+            return [
+                "",
+                f"`retry` asks for a reason for access. For the rest, Esc first: {keys['step_up']} shows a "
+                f"second factor, {keys['approve']} signs an approval; {keys['decide']} comes back here.",
+            ]
+        if "reverify" in question.options and self._app.signing.breakable():
+            waits = [one for one in open_requests(self._view) if one.asked == "break-glass"]
+            then = f"{keys['break_glass']} asks for break-glass."
+            if waits:
+                then = f"{keys['approve']} signs the break-glass that waits, for whoever did not ask for it."
+            return ["", f"Esc first, then: {then}"]
+        return []
 
     # -- leaving ----------------------------------------------------------------------------------------
 

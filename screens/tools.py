@@ -196,14 +196,20 @@ class Tools(Acting):
             self._start("step_up", self._step_up())
 
     async def _step_up(self) -> None:
+        await self.show_factor()
+
+    async def show_factor(self) -> bool:
+        """Ask for a one-time password until one is taken, or Esc; says whether one was."""
         words = [
             f"One-time password of {operator()}. It is neither shown nor recorded.",
             "",
             "By a login, or as somebody else: cockpit step-up --device, --as NAME, in another shell.",
         ]
-        code = await self._app.push_screen_wait(Ask("Second factor", words, needed=True, hidden=True))
-        if code and await self._send("step-up", answer=code):
-            self._app.notice("The second factor was taken.")
+        while code := await self._app.push_screen_wait(Ask("Second factor", words, needed=True, hidden=True)):
+            if await self._send("step-up", answer=code):
+                self._app.notice("The second factor was taken.")
+                return True
+        return False
 
     async def _reason(self, title: str, words: list[str]) -> str | None:
         reason = await self._app.push_screen_wait(Ask(title, words, needed=True))

@@ -123,7 +123,7 @@ class HttpToken:
             raise BackendRefused(
                 f"the token issuer answered {status}",
                 where=self._url,
-                hint="check the bearer secret and the subject",
+                hint=f"it does not vouch for {self._body['sub']} by the secret that was given",
                 status=status,
             )
         try:

@@ -36,6 +36,8 @@ SCENARIOS = (
     "kpi-regression",
     "operator-lost",
 )
+ASKING = ("approval-rejected", "break-glass", "operator-lost")
+"""The scenarios in which people are asked."""
 
 
 class _Parser(argparse.ArgumentParser):
@@ -81,6 +83,12 @@ def parser() -> argparse.ArgumentParser:
         "--scenario", default="green", metavar="NAME", help=f"one of {', '.join(SCENARIOS)}"
     )
     rehearse.add_argument("--pace", default="normal", metavar="PACE", help="fast, normal or slow")
+    rehearse.add_argument(
+        "--people",
+        choices=("act", "none"),
+        default="act",
+        help=f"none: nobody acts for you, you are the people; in {', '.join(ASKING)} (default: act)",
+    )
     rehearse.add_argument(
         "--keep", type=float, default=0.0, metavar="SECONDS", help="keep the world for kpi and rollback after"
     )

@@ -18,7 +18,7 @@ from cockpit.base.errors import BackendUnreachable, UsageError
 from cockpit.base.ids import new_run_id
 from cockpit.cli.folders import new_run
 from cockpit.cli.launch import Signals, front_end, need_terminal, start_supervisor
-from cockpit.cli.main import SCENARIOS
+from cockpit.cli.main import ASKING, SCENARIOS
 from cockpit.supervisor import LOCK
 
 _VERSION = "v3.0.0"
@@ -34,13 +34,18 @@ def main(arguments: argparse.Namespace) -> int:
         )
     if arguments.pace not in _PACES:
         raise UsageError(f"there is no pace {arguments.pace!r}", hint=f"one of {', '.join(_PACES)}")
+    if arguments.people == "none" and arguments.scenario not in ASKING:
+        raise UsageError(
+            f"nobody is asked in {arguments.scenario}: there are no people to do without",
+            hint=f"--people none with --scenario {', '.join(ASKING)}",
+        )
     os.umask(0o077)
     need_terminal(arguments.auto)
     folder = new_run(arguments.out, _VERSION, new_run_id(SystemClock().now()))
     if not arguments.auto or arguments.format == "text":
         print(f"rehearsal {arguments.scenario} in {folder}", flush=True)
     signals = Signals() if arguments.auto else None
-    world = _start_world(folder, arguments.scenario, arguments.pace, arguments.keep)
+    world = _start_world(folder, arguments)
     try:
         _wait_ready(world, folder)
         begin = partial(start_supervisor, folder / "release.yaml", folder, auto=arguments.auto)
@@ -58,15 +63,16 @@ def main(arguments: argparse.Namespace) -> int:
     return code
 
 
-def _start_world(folder: Path, scenario: str, pace: str, keep: float) -> subprocess.Popen[bytes]:
+def _start_world(folder: Path, arguments: argparse.Namespace) -> subprocess.Popen[bytes]:
     with (folder / "world.log").open("ab") as log:
         return subprocess.Popen(  # noqa: S603
             [
                 sys.executable,
                 "-m",
                 "cockpit.rehearsal",
-                *("--out", str(folder), "--scenario", scenario, "--pace", pace),
-                *("--watch-lock", str(folder / LOCK), "--keep", f"{keep:g}"),
+                *("--out", str(folder), "--scenario", arguments.scenario, "--pace", arguments.pace),
+                *("--people", arguments.people),
+                *("--watch-lock", str(folder / LOCK), "--keep", f"{arguments.keep:g}"),
             ],
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,

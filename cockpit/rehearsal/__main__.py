@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 from cockpit.base.errors import BackendError, CockpitError, UsageError
@@ -27,6 +28,12 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--out", required=True, type=Path, metavar="DIR", help="folder of the run")
     parser.add_argument("--scenario", default="green", metavar="NAME", help="what is wrong with the world")
     parser.add_argument("--pace", default="fast", metavar="NAME", help="one of " + ", ".join(PACES))
+    parser.add_argument(
+        "--people",
+        choices=("act", "none"),
+        default="act",
+        help="whether those who are asked act by themselves",
+    )
     parser.add_argument(
         "--watch-lock", type=Path, metavar="FILE", help="end when the lock on FILE was held and is free again"
     )
@@ -52,6 +59,10 @@ def main(argv: list[str] | None = None) -> int:
         if not 0 < options.bound <= 7 * 86400:
             raise UsageError("--bound is a number of seconds up to a week")
         chosen, speed = scenario(options.scenario), pace(options.pace)
+        if options.people == "none":
+            if chosen.people is None:
+                raise UsageError(f"nobody is asked in {chosen.name}: there are no people to do without")
+            chosen = replace(chosen, people="absent")
         folder = _folder(options.out)
         # Only now, so that bad usage is answered without loading servers.
         from cockpit.rehearsal.world import run_world

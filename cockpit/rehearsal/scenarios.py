@@ -8,8 +8,8 @@ from typing import Literal
 from cockpit.base.errors import UsageError
 
 FaultKind = Literal["sick-canary", "slow-canary", "leaky-canary", "no-traffic", "metrics-outage"]
-Part = Literal["rejects", "breaks-glass", "vanishes"]
-"""What the people of a rehearsal do when their turn comes."""
+Part = Literal["rejects", "breaks-glass", "vanishes", "absent"]
+"""What the people of a rehearsal do when their turn comes; absent ones leave it to whoever sits there."""
 
 
 @dataclass(frozen=True)

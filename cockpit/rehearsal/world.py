@@ -85,7 +85,7 @@ async def _live(folder: Path, scenario: Scenario, pace: Pace) -> None:
         await platform.worsen()
         _write(folder, scenario, pace, supply, platform)
         _announce(folder, scenario)
-        if scenario.people is not None:
+        if scenario.people not in (None, "absent"):
             tasks.create_task(People(folder, scenario.people).run())
 
 

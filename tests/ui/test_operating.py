@@ -8,6 +8,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import pytest
+from msgspec.structs import replace
 from textual.widgets import Input
 
 from cockpit.control.messages import Command, Reply
@@ -207,14 +208,54 @@ async def test_an_approval_is_signed_by_the_command_shown(tmp_path: Path) -> Non
             await pilot.press("2")
             await shows(pilot, "Why? It is signed.")
             await pilot.press(*"it's `bad` $(x)", "enter")
-            await shows(pilot, "Who signs?", "anna is not among", "1  bela", "2  cora")
+            await shows(pilot, "Who signs?", "anna asked for this and cannot", "1  bela", "2  cora")
             await pilot.press("2")
-            await shows(pilot, "Sign: reject", "cockpit approve", "u shows one")
+            await shows(pilot, "Sign: reject", "cockpit approve", "cockpit step-up --as=cora")
             run = run_option(tmp_path)
             reason = "--reason=it's `bad` $(x)"
             assert command_of(app) == ["cockpit", "approve", run, "--as=cora", reason, "--reject", "r1"]
             await pilot.press("escape")
             await until(pilot, lambda: app.screen is app.main, what="back")
+
+
+async def test_a_signer_shows_their_second_factor_on_the_way(tmp_path: Path) -> None:
+    asked = replace(people.asked(step_up="totp"), requester="bela")
+    events = people.with_plan(tmp_path, asked)
+    async with serving(tmp_path, Conductor()) as conductor:
+        app = live_app(events, folder=tmp_path)
+        async with app.run_test(size=(80, 24), notifications=True) as pilot:
+            await loaded(pilot, app, events)
+            await until(pilot, lambda: app.view.plan.known, what="the plan read")
+            await pilot.press("s", "1")
+            await shows(pilot, "Why? It is signed.")
+            await pilot.press(*"fine", "enter")
+            await shows(pilot, "One-time password of anna")
+            await pilot.press(*"493817", "enter")
+            await until(pilot, lambda: conductor.kinds == ["step-up"], what="on the wire")
+            await shows(pilot, "Sign: approve", "cockpit approve")
+            assert "second factor" not in screen_text(app).replace("The second factor was taken", "")
+
+
+async def test_what_nobody_may_sign_is_said_before_anything_is_typed(tmp_path: Path) -> None:
+    asked = replace(people.asked(), requester="cora", groups=["cab"])
+    events = people.with_plan(tmp_path, asked)
+    async with serving(tmp_path, Conductor()):
+        app = live_app(events, folder=tmp_path)
+        async with app.run_test(size=(120, 40), notifications=True) as pilot:
+            await loaded(pilot, app, events)
+            await until(pilot, lambda: app.view.plan.known, what="the plan read")
+            await pilot.press("s")
+            await says(pilot, "Nobody in the plan may sign r1", "of cab", "cora")
+
+
+async def test_whoever_asked_is_told_so_before_they_decide(tmp_path: Path) -> None:
+    events = people.with_plan(tmp_path, people.asked())
+    async with serving(tmp_path, Conductor()):
+        app = live_app(events, folder=tmp_path)
+        async with app.run_test(size=(80, 24), notifications=True) as pilot:
+            await loaded(pilot, app, events)
+            await pilot.press("s")
+            await shows(pilot, "You (anna) asked for this", "2  Reject", "a number chooses")
 
 
 async def test_a_command_run_here_shows_what_it_says_and_halt_works_beside_it(tmp_path: Path) -> None:
@@ -389,7 +430,9 @@ async def test_rollback_over_another_question_asks_its_own_and_drops_the_other(
             assert app.is_running
 
 
-async def test_a_question_about_unmet_obligations_says_which_keys_meet_them(tmp_path: Path) -> None:
+async def test_a_question_about_unmet_obligations_says_what_meets_them_and_asks_the_reason(
+    tmp_path: Path,
+) -> None:
     denied = people_events.PolicyDecided(
         decision="d1",
         action="promote",
@@ -407,9 +450,9 @@ async def test_a_question_about_unmet_obligations_says_which_keys_meet_them(tmp_
         async with app.run_test(size=(80, 24), notifications=True) as pilot:
             await loaded(pilot, app, events)
             await pilot.press("d")
-            await shows(pilot, "n gives a reason for access", "1  retry")
-            await pilot.press("escape", "n", *"the canary looks well", "enter")
-            await until(pilot, lambda: conductor.kinds == ["note"], what="the reason on the wire")
-            await pilot.press("d", "1")
-            await until(pilot, lambda: conductor.kinds == ["note", "answer"], what="the answer on the wire")
-            assert conductor.last.answer == "retry"
+            await shows(pilot, "asks for a reason for access", "1  retry")
+            await pilot.press("1")
+            await shows(pilot, "A reason for access", "who operates")
+            await pilot.press(*"the canary looks well", "enter")
+            await until(pilot, lambda: conductor.kinds == ["answer"], what="the answer on the wire")
+            assert (conductor.last.answer, conductor.last.reason) == ("retry", "the canary looks well")

@@ -17,7 +17,7 @@ from ruamel.yaml import YAML
 
 from cockpit.agents.roster import ROSTER
 from cockpit.base.clock import SystemClock
-from cockpit.cli.main import SCENARIOS, parser
+from cockpit.cli.main import ASKING, SCENARIOS, parser
 from cockpit.conductor.ending import OUTCOMES
 from cockpit.control.actions import ACTIONS
 from cockpit.journal.events import AnyEvent, Noted
@@ -205,6 +205,7 @@ def test_scenarios_are_those_there_are() -> None:
     rows = table_after(ROOT / "README.md", "## Scenarios")
     assert {row[0].strip("`") for row in rows} == set(WORLDS)
     assert set(SCENARIOS) == set(WORLDS)
+    assert set(ASKING) == {name for name, world in WORLDS.items() if world.people is not None}
     assert {int(row[-1]) for row in rows} <= set(OUTCOMES)
 
 
