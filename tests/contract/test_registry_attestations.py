@@ -11,9 +11,11 @@ import pytest_asyncio
 from cockpit.backends.registry import OciRegistry
 from cockpit.evidence.checks import passed
 from cockpit.evidence.signatures import verify_statement
-from cockpit.rehearsal.registry import Image, RegistryServer, attach, build_image, predicates, push, referrer
+from cockpit.rehearsal.registry import Image, attach, build_image, predicates, push, referrer
 from cockpit.rehearsal.sigstore import BuildSigning, SigstoreServer
+from tests.contract.registry_support import Place, docker, place, registry_kind
 
+__all__ = ["docker", "place", "registry_kind"]
 pytestmark = pytest.mark.contract
 BUILD = "https://forge.rehearsal.invalid/intelgraph/platform/.github/workflows/release.yml@refs/tags/v3.0.0"
 SOURCE = "https://forge.rehearsal.invalid/intelgraph/platform"
@@ -33,20 +35,14 @@ async def sigstore() -> AsyncIterator[SigstoreServer]:
         yield running
 
 
-@pytest_asyncio.fixture
-async def registry() -> AsyncIterator[RegistryServer]:
-    async with RegistryServer() as running:
-        yield running
-
-
 async def statements(
-    registry: RegistryServer, sigstore: SigstoreServer, image: Image, identity: str = BUILD
+    place: Place, sigstore: SigstoreServer, image: Image, identity: str = BUILD
 ) -> dict[str, dict[str, Any]]:
     """Return what is attested of an image, by predicate type, to a verifier that trusts `identity`."""
-    client = OciRegistry(registry.url)
+    client = OciRegistry(place.url)
     found = {}
     try:
-        for bundle in await client.bundles(image.repository, image.digest):
+        for bundle in await client.bundles(place.name, image.digest):
             statement, checks = verify_statement(
                 bundle,
                 trusted_root_json=sigstore.trusted_root().encode(),
@@ -61,14 +57,13 @@ async def statements(
     return found
 
 
-async def test_a_build_leaves_everything_a_verifier_needs(
-    registry: RegistryServer, sigstore: SigstoreServer
-) -> None:
+async def test_a_build_leaves_everything_a_verifier_needs(place: Place, sigstore: SigstoreServer) -> None:
     image = build_image("web", "v3.0.0", revision=COMMIT)
-    repository = registry.repository(image.repository)
+    repository = place.repository()
     push(repository, image)
     attached = await attach(repository, image, BuildSigning(sigstore, BUILD), **FACTS)
-    found = await statements(registry, sigstore, image)
+    await place.publish()
+    found = await statements(place, sigstore, image)
     assert found.keys() == attached.referrers.keys()
     assert found.keys() == {
         predicates.SIGNATURE,
@@ -85,28 +80,26 @@ async def test_a_build_leaves_everything_a_verifier_needs(
     assert {package["name"] for package in sbom["packages"]} >= {"python", "demo-search"}
     result = found[predicates.VULNERABILITIES]["scanner"]["result"]
     assert [one["severity"] for one in result["vulnerabilities"]] == ["low", "low"]
-    assert await statements(registry, sigstore, image, identity=f"{SOURCE}/other.yml") == {}
+    assert await statements(place, sigstore, image, identity=f"{SOURCE}/other.yml") == {}
 
 
-async def test_an_unsigned_image_has_all_but_the_signature(
-    registry: RegistryServer, sigstore: SigstoreServer
-) -> None:
+async def test_an_unsigned_image_has_all_but_the_signature(place: Place, sigstore: SigstoreServer) -> None:
     image = build_image("search", "v3.0.0")
-    repository = registry.repository(image.repository)
+    repository = place.repository()
     push(repository, image)
     await attach(repository, image, BuildSigning(sigstore, BUILD), **FACTS, signature=False)
-    assert predicates.SIGNATURE not in await statements(registry, sigstore, image)
+    await place.publish()
+    assert predicates.SIGNATURE not in await statements(place, sigstore, image)
 
 
-async def test_a_signature_of_another_image_does_not_count(
-    registry: RegistryServer, sigstore: SigstoreServer
-) -> None:
+async def test_a_signature_of_another_image_does_not_count(place: Place, sigstore: SigstoreServer) -> None:
     image, other = build_image("web", "v3.0.0"), build_image("web", "v3.0.1")
-    repository = registry.repository(image.repository)
+    repository = place.repository()
     push(repository, image)
     bundle = await BuildSigning(sigstore, BUILD).sign(predicates.statement(other, predicates.SIGNATURE, {}))
     referrer(repository, image, bundle, predicates.SIGNATURE)
-    assert await statements(registry, sigstore, image) == {}
+    await place.publish()
+    assert await statements(place, sigstore, image) == {}
 
 
 def test_the_candidate_adds_no_grave_vulnerability() -> None:

@@ -26,6 +26,7 @@ from tests.contract.world_support import until
 
 pytestmark = pytest.mark.contract
 
+_ACCEPT = {"Accept": "application/vnd.oci.image.manifest.v1+json"}
 _REFERRING = "dev.sigstore.bundle.predicateType"
 
 
@@ -142,7 +143,7 @@ async def test_what_it_writes_leads_to_servers_that_answer(tmp_path: Path) -> No
             for entry in plan.services:
                 image = entry.image
                 manifest = f"{plan.targets.registry.url}/v2/{image.repository}/manifests/{image.reference}"
-                async with session.get(manifest) as answer:
+                async with session.get(manifest, headers=_ACCEPT) as answer:
                     assert answer.headers["Docker-Content-Digest"] == image.digest
                 kinds = await _attested(session, plan, image.repository, image.digest)
                 assert kinds == {SIGNATURE, SBOM, PROVENANCE, VULNERABILITIES}
@@ -189,7 +190,7 @@ async def test_mutable_tag_changes_one_reference_of_the_plan_and_nothing_else(tm
         assert tagged[0].image.reference == world.plan.target_version
         async with aiohttp.ClientSession() as session:
             url = f"{world.plan.targets.registry.url}/v2/intelgraph/web/manifests/{tagged[0].image.reference}"
-            async with session.get(url) as answer:
+            async with session.get(url, headers=_ACCEPT) as answer:
                 assert answer.status == 200, "the tag is there: only policy refuses it"
 
 

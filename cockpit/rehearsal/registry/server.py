@@ -9,7 +9,7 @@ from types import TracebackType
 
 from aiohttp import web
 
-from cockpit.rehearsal.registry.store import DIGEST, MANIFEST_TYPE, Manifest, Refused, Repository
+from cockpit.rehearsal.registry.store import DIGEST, Manifest, Refused, Repository
 from cockpit.rehearsal.sigstore.faulty import Fault, FaultyService
 
 _NAME = "{name:[a-z0-9]+(?:[._/-]+[a-z0-9]+)*}"
@@ -85,11 +85,13 @@ class RegistryServer:
         async def answer(request: web.Request) -> web.StreamResponse:
             try:
                 self._authorise(request)
-                return await handler(request)
+                found = await handler(request)
             except Refused as error:
                 headers = {"WWW-Authenticate": 'Bearer realm="rehearsal"'} if error.status == 401 else None
                 body = {"errors": [{"code": error.code, "message": error.message, "detail": None}]}
-                return web.json_response(body, status=error.status, headers=headers)
+                found = web.json_response(body, status=error.status, headers=headers)
+            found.headers["Docker-Distribution-API-Version"] = "registry/2.0"
+            return found
 
         return answer
 
@@ -100,10 +102,11 @@ class RegistryServer:
         if not hmac.compare_digest(given, f"Bearer {self._token}".encode()):
             raise Refused(401, "UNAUTHORIZED", "a bearer token is needed")
 
-    def _known(self, request: web.Request) -> Repository:
+    def _known(self, request: web.Request, code: str) -> Repository:
         name = request.match_info["name"]
         if name not in self._repositories:
-            raise Refused(404, "NAME_UNKNOWN", f"no repository {name}")
+            # A registry tells a stranger's repository from an empty one only where it lists tags.
+            raise Refused(404, code, f"no repository {name}")
         return self._repositories[name]
 
     async def _nothing(self, request: web.Request) -> web.StreamResponse:
@@ -112,7 +115,7 @@ class RegistryServer:
         )
 
     async def _base(self, _: web.Request) -> web.StreamResponse:
-        return web.json_response({}, headers={"Docker-Distribution-API-Version": "registry/2.0"})
+        return web.json_response({})
 
     # --- blobs
 
@@ -120,7 +123,7 @@ class RegistryServer:
         digest = request.match_info["digest"]
         if not DIGEST.fullmatch(digest):
             raise Refused(400, "DIGEST_INVALID", "not a SHA-256 digest")
-        data = self._known(request).blob(digest)
+        data = self._known(request, "BLOB_UNKNOWN").blob(digest)
         headers = {"Docker-Content-Digest": digest, "Content-Type": "application/octet-stream"}
         return web.Response(body=data, headers=headers)
 
@@ -168,13 +171,16 @@ class RegistryServer:
     # --- manifests
 
     async def _get_manifest(self, request: web.Request) -> web.StreamResponse:
-        manifest = self._known(request).manifest(request.match_info["reference"])
+        manifest = self._known(request, "MANIFEST_UNKNOWN").manifest(request.match_info["reference"])
+        taken = {one.partition(";")[0].strip() for one in request.headers.get("Accept", "").split(",")}
+        if manifest.media_type not in taken:
+            raise Refused(404, "MANIFEST_UNKNOWN", f"the Accept header does not name {manifest.media_type}")
         headers = {"Docker-Content-Digest": manifest.digest, "Content-Type": manifest.media_type}
         return web.Response(body=manifest.data, headers=headers)
 
     async def _put_manifest(self, request: web.Request) -> web.StreamResponse:
         name, reference = request.match_info["name"], request.match_info["reference"]
-        media_type = request.headers.get("Content-Type", MANIFEST_TYPE).partition(";")[0]
+        media_type = request.headers.get("Content-Type", "").partition(";")[0]
         manifest: Manifest = self.repository(name).put_manifest(reference, await request.read(), media_type)
         answer = _created(f"/v2/{name}/manifests/{manifest.digest}", manifest.digest)
         if manifest.subject:
@@ -186,12 +192,12 @@ class RegistryServer:
         if not DIGEST.fullmatch(digest):
             raise Refused(400, "DIGEST_INVALID", "not a SHA-256 digest")
         wanted = request.query.get("artifactType")
-        index = self._known(request).referrers(digest, wanted)
+        index = self._known(request, "NAME_UNKNOWN").referrers(digest, wanted)
         headers = {"OCI-Filters-Applied": "artifactType"} if wanted is not None else None
         return web.json_response(index, headers=headers, content_type=str(index["mediaType"]))
 
     async def _tags(self, request: web.Request) -> web.StreamResponse:
-        tags = sorted(self._known(request).tags)
+        tags = sorted(self._known(request, "NAME_UNKNOWN").tags)
         last, count = request.query.get("last", ""), request.query.get("n", "")
         after = [tag for tag in tags if tag > last]
         name = request.match_info["name"]

@@ -131,4 +131,4 @@ class Repository:
         except (KeyError, TypeError):
             raise Refused(400, "MANIFEST_INVALID", "config, layers or manifests are missing") from None
         if missing:
-            raise Refused(404, "MANIFEST_BLOB_UNKNOWN", f"unknown {missing[0]}")
+            raise Refused(400, "MANIFEST_BLOB_UNKNOWN", f"unknown {missing[0]}")
