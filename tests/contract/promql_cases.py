@@ -1,17 +1,17 @@
-"""Series and expressions on which the stand-in must agree with Prometheus."""
+"""Series, and expressions written by hand, on which the stand-in must agree with Prometheus."""
 
 from __future__ import annotations
 
 import math
 import random
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 
 START_S = 1_700_000_000
 SAMPLES = 81
 STEP_S = 15
 END_S = START_S + (SAMPLES - 1) * STEP_S
 
-Points = list[tuple[int, float]]
+Points = Sequence[tuple[float, float]]
 
 
 def series() -> Iterator[tuple[Mapping[str, str], Points]]:
@@ -61,6 +61,61 @@ def series() -> Iterator[tuple[Mapping[str, str], Points]]:
     for le, count in (("0.5", 2.0), ("x", 1.0), ("+Inf", 9.0)):
         yield {"__name__": "odd_bucket", "kind": "misnamed", "le": le}, [(END_S, count)]
     yield {"__name__": "falling_total", "pod": "a"}, [(START_S + i * STEP_S, 50.0 - i) for i in range(40)]
+
+
+PLATFORM_END_S = END_S + 200_000
+"""The platform's series end here, so that they and the others are never in sight of one another."""
+
+
+def platform() -> Iterator[tuple[Mapping[str, str], Points]]:
+    """Yield series as the demo platform exposes them: what the plan of a rehearsal asks about."""
+    chance = random.Random(7)
+    times = [PLATFORM_END_S - (SAMPLES - 1 - i) * STEP_S for i in range(SAMPLES)]
+
+    def counter(most: float, *, part: float = 1.0) -> Points:
+        value, points = 0.0, []
+        for t in times:
+            value += chance.randrange(0, round(most) + 1) if chance.random() < part else 0
+            points.append((t, value))
+        return points
+
+    for namespace in ("intelgraph", "intelgraph-stage"):
+        for service in ("search", "ingest", "realtime"):
+            for track, number in (("stable", 1), ("stable", 2), ("canary", 1)):
+                pod = {
+                    "namespace": namespace,
+                    "service": service,
+                    "track": track,
+                    "pod": f"{service}-{track}-{number}",
+                }
+                for code, part in (("200", 1.0), ("500", 0.05), ("503", 0.0)):
+                    labels = {**pod, "tenant": "acme", "code": code}
+                    yield {"__name__": "http_requests_total", **labels}, counter(30, part=part)
+                names = ["http_request_duration_seconds_bucket"]
+                if service == "realtime":
+                    names.append("rt_delivery_lag_seconds_bucket")
+                for name in names:
+                    sums = [0.0] * len(times)
+                    for le in ("0.05", "0.1", "0.15", "0.3", "1.0", "+Inf"):
+                        sums = [
+                            total + value
+                            for total, (_, value) in zip(sums, counter(9, part=0.7), strict=True)
+                        ]
+                        yield {"__name__": name, **pod, "le": le}, list(zip(times, sums, strict=True))
+                yield {"__name__": "worker_busy_seconds_total", **pod}, counter(12)
+                yield {"__name__": "worker_count", **pod}, [(t, 4.0) for t in times]
+                yield {"__name__": "tenant_isolation_violations_total", **pod}, counter(1, part=0.0)
+                if service == "ingest":
+                    lag = [(t, round(chance.uniform(0, 9), 3)) for t in times]
+                    yield {"__name__": "ingest_lag_seconds", **pod}, lag
+                if service == "search":
+                    yield {"__name__": "search_queries_total", **pod}, counter(20)
+                    yield {"__name__": "search_results_total", **pod}, counter(90)
+        for track in ("stable", "canary"):
+            yield (
+                {"__name__": "gateway_requests_total", "namespace": namespace, "track": track},
+                counter(90 if track == "stable" else 10),
+            )
 
 
 _SELECTORS = """
@@ -321,20 +376,3 @@ REFUSED = tuple(line for line in _REFUSED.split("\n") if line.strip())
 
 MOMENTS = (END_S, END_S - 7, END_S - 150, START_S + 457, END_S + 240, END_S + 310)
 """Evaluation times, Unix seconds: at the end, between samples, in the gap, past the end and the lookback."""
-
-
-def openmetrics() -> str:
-    """Return the series as OpenMetrics text with timestamps, for `promtool tsdb create-blocks-from`."""
-    families: dict[str, list[str]] = {}
-    for labels, points in series():
-        name = labels["__name__"]
-        inner = ",".join(f'{k}="{v}"' for k, v in labels.items() if k != "__name__")
-        family = families.setdefault(name, [f"# TYPE {name} unknown"])
-        family += [f"{name}{{{inner}}} {_text(value)} {t}" for t, value in points]
-    return "\n".join(line for family in families.values() for line in family) + "\n# EOF\n"
-
-
-def _text(value: float) -> str:
-    if math.isnan(value):
-        return "NaN"
-    return "+Inf" if value == math.inf else repr(value)

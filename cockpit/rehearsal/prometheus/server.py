@@ -26,7 +26,8 @@ class PrometheusServer:
 
     `targets`: `host:port` texts or target groups. `http_sd_urls`: asked for target groups each
     `sd_interval` seconds; the last good answer stays in force. `scrape_timeout` defaults to the interval.
-    `job` is the scrape job's name. `clock_offset_s` sets its clock wrong on purpose.
+    `job` is the scrape job's name. `clock_offset_s` sets its clock wrong on purpose. `store` holds what it
+    knows from the beginning, and its own retention.
     """
 
     def __init__(
@@ -44,8 +45,9 @@ class PrometheusServer:
         retention_s: float = 900.0,
         clock_offset_s: float = 0.0,
         port: int = 0,
+        store: Store | None = None,
     ) -> None:
-        self.store = Store(retention_s)
+        self.store = store if store is not None else Store(retention_s)
         self.faults = Faults()
         self.lookback_ms = round(lookback_s * 1000)
         self.url = ""

@@ -45,6 +45,7 @@ class Options:
     query_timeout: float = 120.0
     max_samples: int = 50_000_000
     alertmanagers: tuple[str, ...] = ()
+    remote_reads: tuple[str, ...] = ()
 
 
 class RealPrometheus:
@@ -100,6 +101,7 @@ class RealPrometheus:
         http_sd_urls: Sequence[str] | None = None,
         rules: Sequence[Rule] | None = None,
         alertmanagers: Sequence[str] | None = None,
+        remote_reads: Sequence[str] | None = None,
     ) -> None:
         """Change what is given and have the running server read it; raises BackendError when it will not."""
         given = {
@@ -107,6 +109,7 @@ class RealPrometheus:
             "http_sd_urls": http_sd_urls,
             "rules": rules,
             "alertmanagers": alertmanagers,
+            "remote_reads": remote_reads,
         }
         changes: dict[str, Any] = {name: tuple(value) for name, value in given.items() if value is not None}
         options = replace(self._options, **changes)
@@ -170,12 +173,14 @@ async def prometheus(
     max_samples: int = 50_000_000,
     storage: Path | None = None,
     alertmanagers: Sequence[str] = (),
+    remote_reads: Sequence[str] = (),
     name: str = "prometheus",
 ) -> AsyncIterator[RealPrometheus]:
     """Run a Prometheus and yield it when it is ready; the arguments are those of the stand-in.
 
     `storage`: the folder of its samples, where `backfill` may have put a past; one of its own without.
-    `alertmanagers`: base URLs. `name` keeps several apart. Raises BackendError when it does not start.
+    `alertmanagers`: base URLs. `remote_reads`: stores of samples that are asked too. `name` keeps several
+    apart. Raises BackendError when it does not start.
     """
     options = Options(
         scrape_interval=scrape_interval,
@@ -190,6 +195,7 @@ async def prometheus(
         query_timeout=query_timeout,
         max_samples=max_samples,
         alertmanagers=tuple(alertmanagers),
+        remote_reads=tuple(remote_reads),
     )
     (port,) = free_ports(1)
     server = RealPrometheus(servers, name, options, storage or servers.folder / name / "data", port)
@@ -261,6 +267,9 @@ def _write(folder: Path, options: Options) -> None:
         config["rule_files"] = [str(folder / "rules.yml")]
     if options.alertmanagers:
         config["alerting"] = {"alertmanagers": [_alertmanager(url) for url in options.alertmanagers]}
+    if options.remote_reads:
+        # Of recent times too: when the other store fails, every answer comes with a warning.
+        config["remote_read"] = [{"url": url, "read_recent": True} for url in options.remote_reads]
     _dump(folder / "prometheus.yml", config)
 
 
