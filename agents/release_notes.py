@@ -110,7 +110,9 @@ def render(
     breaking = [text for change in changes for text in change.breaking]
     lines = [f"# {plan.repo} {after}", ""]
     if plan.rehearsal:
-        lines += ["> Rehearsal: made with stand-ins. It shows the procedure, not a release.", ""]
+        real = ", ".join(f"{name} {version}" for name, version in plan.real_servers.items())
+        made = f"stand-ins, but for real {visible(real, limit=500)}" if real else "stand-ins"
+        lines += [f"> Rehearsal: made with {made}. It shows the procedure, not a release.", ""]
     if state.reduced:
         lines += ["> REDUCED: " + _plain("; ".join(state.reduced)), ""]
     lines += [

@@ -236,6 +236,7 @@ def opened(loaded: LoadedPlan, run_id: str, key: RunKey, clock: Clock, recorder:
         plan_sha256=loaded.sha256,
         plan_blob=recorder.keep(loaded.raw),
         rehearsal=plan.rehearsal,
+        real=dict(plan.real_servers),
         reduced=reduced(plan),
         trust_profile=plan.targets.signing.profile,
         operator=operator(),

@@ -112,6 +112,8 @@ def _line(event: AnyEvent) -> str:
         case ev.RunOpened():
             reduced = f" REDUCED ({'; '.join(event.reduced)})" if event.reduced else ""
             kind = " REHEARSAL" if event.rehearsal else ""
+            if event.real:
+                kind += f" on real {', '.join(event.real)}"
             return f"run {event.run_id} of {event.version} to {event.environment}{kind}{reduced}"
         case ev.WaiverRecorded():
             return f"waived: {event.what}: {event.reason} ({event.owner})"

@@ -151,6 +151,7 @@ def summary_of(state: ReleaseState, ending: Ending) -> dict[str, Any]:
         "version": run.version if run else "",
         "environment": run.environment if run else "",
         "rehearsal": run.rehearsal if run else False,
+        "real_servers": run.real if run else {},
         "reduced": state.reduced,
         "trust_profile": run.trust_profile if run else "",
         "traffic_moved": canary.moved,

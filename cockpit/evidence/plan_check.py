@@ -24,6 +24,7 @@ def packed_plan(opened: RunOpened, blob: Callable[[str], bytes]) -> Plan:
         ("version", plan.target_version, opened.version),
         ("environment", plan.environment, opened.environment),
         ("rehearsal", plan.rehearsal, opened.rehearsal),
+        ("real servers", plan.real_servers, opened.real),
         ("steps", list(plan.canary.steps), list(opened.steps)),
         ("required gates", list(plan.required_gates), list(opened.required_gates)),
         ("phases", list(plan.phases), list(opened.phases)),

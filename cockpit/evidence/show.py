@@ -8,6 +8,7 @@ from cockpit.base.errors import CockpitError, EvidenceError
 from cockpit.base.text import visible
 from cockpit.evidence import container, manifest
 from cockpit.evidence.contents import read_journal
+from cockpit.evidence.texts import made_on
 from cockpit.journal.fold import Fold
 from cockpit.journal.state import ReleaseState
 from cockpit.rpc.manifest import Manifest
@@ -22,21 +23,23 @@ def show(pack: Path) -> str:
         raise EvidenceError(f"the pack cannot be read: {error.strerror}", where=str(pack)) from None
     files = container.read(raw)
     document = manifest.read(files.get(manifest.NAME, b""))
-    lines = [*_head(document, len(files), len(raw)), "", *_rows(document)]
+    state: ReleaseState | None = None
     try:
-        journal = read_journal(files)
+        state = Fold().apply_all(read_journal(files).events).snapshot()
     except CockpitError as error:
-        lines += ["", f"journal: {error}"]
+        run = [f"journal: {error}"]
     else:
-        lines += ["", *_run(Fold().apply_all(journal.events).snapshot())]
+        run = _run(state)
+    real = state.run.real if state is not None and state.run is not None else {}
+    lines = [*_head(document, len(files), len(raw), made_on(real)), "", *_rows(document), "", *run]
     lines += ["", "Read, not verified: run `cockpit evidence verify`."]
     return visible("\n".join(lines), limit=20_000, newlines=True) + "\n"
 
 
-def _head(document: Manifest, files: int, size: int) -> list[str]:
+def _head(document: Manifest, files: int, size: int, made: str) -> list[str]:
     lines = [f"{document.kind} pack of {document.version}, run {document.run_id}"]
     if document.rehearsal:
-        lines.append("REHEARSAL: made on stand-ins")
+        lines.append(f"REHEARSAL: made on {made}")
     lines += [f"REDUCED: {reason}" for reason in document.reduced]
     lines += [
         f"commits    {document.commit_range.from_} .. {document.commit_range.to}",

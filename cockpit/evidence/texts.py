@@ -6,6 +6,7 @@ The conductor makes control characters visible, and the journal's writer masks w
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from cockpit.base.redact import Redactor
@@ -17,6 +18,12 @@ _REDACTOR = Redactor()
 def recorded(text: str) -> str:
     """Return the text as a journal has it when the conductor recorded it."""
     return _REDACTOR.text(visible(text))
+
+
+def made_on(real: Mapping[str, str]) -> str:
+    """Return what a rehearsal was made on; `real` are the real servers in it, and their versions."""
+    named = ", ".join(f"{name} {version}" for name, version in real.items())
+    return f"real {named}, and stand-ins for all else" if named else "stand-ins"
 
 
 def written(value: Any) -> Any:

@@ -27,7 +27,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -48,6 +48,7 @@ from cockpit.evidence.plan_check import packed_plan
 from cockpit.evidence.sealing import ATTESTATION, PREDICATE_TYPE, bundle_path
 from cockpit.evidence.signatures import MAX_BUNDLE_BYTES, verify_bundle, verify_statement
 from cockpit.evidence.steps import steps_earned
+from cockpit.evidence.texts import made_on
 from cockpit.evidence.trust import Trust, choose_trust
 from cockpit.journal.events import ArtifactSigned, EvidenceSealed, RunOpened
 from cockpit.journal.fold import Fold
@@ -123,9 +124,10 @@ def verify_pack(
         config=config,
     )
     checks.append(trust_check)
-    checks += _Verification(raw, signature, files, document, trust).run(recompute=recompute)
+    verification = _Verification(raw, signature, files, document, trust)
+    checks += verification.run(recompute=recompute)
     anchored = bool(trust and trust.anchored)
-    return Report(tuple(checks), anchored=anchored, note=_note(document, anchored))
+    return Report(tuple(checks), anchored=anchored, note=_note(document, anchored, verification.real))
 
 
 class _Verification:
@@ -185,6 +187,11 @@ class _Verification:
             return Check(name, True, visible(step(), limit=400))
         except (CockpitError, ValueError, LookupError, RecursionError) as error:
             return Check(name, False, visible(str(error), limit=400) or type(error).__name__)
+
+    @property
+    def real(self) -> Mapping[str, str]:
+        """Return the real servers of a rehearsal and their versions, as plan and journal agree on them."""
+        return self._plan.real_servers if self._plan is not None else {}
 
     def _rows(self) -> str:
         others = [name for name in self._files if name != manifest.NAME]
@@ -371,10 +378,10 @@ def _all(found: list[Check], good: str) -> str:
     return good
 
 
-def _note(document: Manifest, anchored: bool) -> str:
+def _note(document: Manifest, anchored: bool, real: Mapping[str, str]) -> str:
     parts = []
     if document.rehearsal:
-        parts.append("REHEARSAL: made on stand-ins, it says nothing about a real release")
+        parts.append(f"REHEARSAL: made on {made_on(real)}: it says nothing about a real release")
     if not anchored:
         parts.append("UNANCHORED: the root of trust came with the pack; anyone could have made it")
     if document.reduced:

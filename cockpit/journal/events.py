@@ -93,6 +93,8 @@ class RunOpened(Event, frozen=True, tag="run.opened.v1"):
     roster: list[RosterEntry]
     ga_flags: list[str] = []
     headroom_target: float = 0.2
+    real: dict[str, str] = {}
+    """In a rehearsal: the real servers and their versions; every other back end is a stand-in."""
 
 
 class RunResumed(Event, frozen=True, tag="run.resumed.v1"):

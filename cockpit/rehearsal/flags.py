@@ -10,11 +10,13 @@ import asyncio
 import json
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from pathlib import Path
 from typing import Any
 
 import aiohttp
 from aiohttp import web
 
+from cockpit.rehearsal.app.api import api_session
 from cockpit.rehearsal.app.mirror import Mirror
 from cockpit.rehearsal.sigstore.faulty import Fault, FaultyService
 
@@ -39,9 +41,16 @@ class FlagsServer:
     """
 
     def __init__(
-        self, kube_url: str, token: str, *, namespace: str, configmap: str, key: str = "flags.json"
+        self,
+        kube_url: str,
+        token: str,
+        *,
+        namespace: str,
+        configmap: str,
+        key: str = "flags.json",
+        ca_file: Path | None = None,
     ) -> None:
-        self._kube, self._token = kube_url, token
+        self._kube, self._token, self._ca_file = kube_url, token, ca_file
         self._path = f"/api/v1/namespaces/{namespace}/configmaps"
         self._configmap, self._key = configmap, key
         self._flags: dict[str, Any] = {}
@@ -58,7 +67,7 @@ class FlagsServer:
 
     async def start(self) -> str:
         """Read the definitions, begin to follow and to serve; return the base URL."""
-        session = aiohttp.ClientSession(headers={"Authorization": f"Bearer {self._token}"})
+        session = api_session(self._token, self._ca_file)
         self._session = session
         self._mirror = Mirror(session, self._kube, self._path, self._take)
         self._following = asyncio.create_task(self._mirror.run(), name="flag definitions")
@@ -240,10 +249,16 @@ def murmur3(data: bytes, seed: int = 0) -> int:
 
 @asynccontextmanager
 async def serving_flags(
-    kube_url: str, token: str, *, namespace: str, configmap: str, key: str = "flags.json"
+    kube_url: str,
+    token: str,
+    *,
+    namespace: str,
+    configmap: str,
+    key: str = "flags.json",
+    ca_file: Path | None = None,
 ) -> AsyncIterator[FlagsServer]:
     """Run a flag service; it ends with the context."""
-    server = FlagsServer(kube_url, token, namespace=namespace, configmap=configmap, key=key)
+    server = FlagsServer(kube_url, token, namespace=namespace, configmap=configmap, key=key, ca_file=ca_file)
     try:
         await server.start()
         yield server

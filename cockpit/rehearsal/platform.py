@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import json
-import secrets
 from collections.abc import AsyncIterator, Mapping
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -16,13 +15,14 @@ import aiohttp
 
 from cockpit.base.errors import BackendError
 from cockpit.rehearsal import manifests
+from cockpit.rehearsal.app.api import api_session
 from cockpit.rehearsal.app.faults import Trigger, canary_weight
 from cockpit.rehearsal.app.mirror import Mirror
 from cockpit.rehearsal.app.process import Settings
 from cockpit.rehearsal.child import AppProcess
+from cockpit.rehearsal.embedded import Embedded
 from cockpit.rehearsal.flags import serving_flags
-from cockpit.rehearsal.kube import KubeServer, admin, conductor
-from cockpit.rehearsal.prometheus.server import PrometheusServer
+from cockpit.rehearsal.parts import Cluster, KubernetesApi, Metrics, Parts
 from cockpit.rehearsal.scenarios import Scenario
 from cockpit.rehearsal.topology import (
     CANDIDATE_VERSION,
@@ -34,13 +34,10 @@ from cockpit.rehearsal.topology import (
     SERVING,
     STABLE_REPLICAS,
     STABLE_VERSION,
-    STAGE,
-    STAGES,
     Behaviour,
     behaviour,
 )
 
-_READY_SECONDS = 90.0
 _PODS = len(SERVICES) * (STABLE_REPLICAS + 2) + len(LOADED) + 1
 _UNREADY_SECONDS = 10.0
 _MIN_REQUESTS = 150
@@ -71,15 +68,29 @@ class Images:
 
 @dataclass(frozen=True)
 class Platform:
-    """A platform that runs; `conductor_token` is the bearer token a release works with."""
+    """A platform that runs, on servers of either kind."""
 
-    kube: KubeServer
-    prometheus: PrometheusServer
+    cluster: Cluster
+    prometheus: Metrics
     app: AppProcess
     flags_url: str
     scenario: Scenario
-    world_token: str
-    conductor_token: str
+    ready_within: float
+
+    @property
+    def kube(self) -> KubernetesApi:
+        """Return the Kubernetes API."""
+        return self.cluster.api
+
+    @property
+    def world_token(self) -> str:
+        """Return the bearer token of the world itself."""
+        return self.cluster.world_token
+
+    @property
+    def conductor_token(self) -> str:
+        """Return the bearer token a release works with."""
+        return self.cluster.conductor_token
 
     @property
     def entry(self) -> str:
@@ -100,8 +111,7 @@ class Platform:
         if self.scenario.fault is None or self.scenario.fault.kind != "metrics-outage":
             return
         trigger = Trigger(self.scenario.fault)
-        authorization = {"Authorization": f"Bearer {self.world_token}"}
-        async with aiohttp.ClientSession(headers=authorization) as session, asyncio.TaskGroup() as tasks:
+        async with self._api() as session, asyncio.TaskGroup() as tasks:
             routes = Mirror(
                 session,
                 self.kube.url,
@@ -110,13 +120,13 @@ class Platform:
             )
             follow = tasks.create_task(routes.run())
             await trigger.fired.wait()
-            self.prometheus.faults.set("unavailable")
+            await self.prometheus.outage()
             follow.cancel()
 
     async def until_ready(self) -> None:
         """Wait until all pods serve, all targets are scraped and traffic shows in Prometheus.
 
-        Raises BackendError after a minute and a half.
+        Raises BackendError when it takes too long.
         """
         checks = {
             f'count(up{{job="intelgraph"}} == 1) >= {_PODS + len(NAMESPACES)}': "pods scraped",
@@ -124,7 +134,7 @@ class Platform:
         }
         waiting = dict(checks)
         try:
-            async with asyncio.timeout(_READY_SECONDS), aiohttp.ClientSession() as session:
+            async with asyncio.timeout(self.ready_within), aiohttp.ClientSession() as session:
                 while waiting:
                     for query in list(waiting):
                         if await self._holds(session, query):
@@ -132,7 +142,9 @@ class Platform:
                     await asyncio.sleep(0.1)
         except TimeoutError:
             missing = ", ".join(waiting.values())
-            raise BackendError(f"the world was not ready within {_READY_SECONDS:g} s: no {missing}") from None
+            raise BackendError(
+                f"the world was not ready within {self.ready_within:g} s: no {missing}"
+            ) from None
 
     async def worsen(self) -> None:
         """Spring the fault that is there from the moment the world is ready.
@@ -143,14 +155,10 @@ class Platform:
         if not service:
             return
         pods = f"{self.kube.url}/api/v1/namespaces/{PROD}/pods"
-        authorization = {"Authorization": f"Bearer {self.world_token}"}
         try:
-            async with (
-                asyncio.timeout(_UNREADY_SECONDS),
-                aiohttp.ClientSession(headers=authorization, raise_for_status=True) as session,
-            ):
+            async with asyncio.timeout(_UNREADY_SECONDS), self._api() as session:
                 selector = {"labelSelector": f"app.kubernetes.io/name={service},track=stable"}
-                async with session.get(pods, params=selector) as answer:
+                async with session.get(pods, params=selector, raise_for_status=True) as answer:
                     name = min(pod["metadata"]["name"] for pod in (await answer.json())["items"])
                 now = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
                 condition = {
@@ -163,10 +171,14 @@ class Platform:
                     f"{pods}/{name}/status",
                     data=json.dumps({"status": {"conditions": [condition]}}),
                     headers={"Content-Type": "application/strategic-merge-patch+json"},
+                    raise_for_status=True,
                 ):
                     pass
         except (aiohttp.ClientError, TimeoutError, ValueError) as error:
             raise BackendError(f"a pod of {service} could not be made unready: {error!r}") from None
+
+    def _api(self) -> aiohttp.ClientSession:
+        return api_session(self.world_token, self.cluster.ca_file)
 
     async def _holds(self, session: aiohttp.ClientSession, query: str) -> bool:
         try:
@@ -179,35 +191,34 @@ class Platform:
 
 @asynccontextmanager
 async def running(
-    folder: Path, scenario: Scenario, images: Images, *, scrape: float
+    folder: Path, scenario: Scenario, images: Images, *, scrape: float, parts: Parts | None = None
 ) -> AsyncIterator[Platform]:
-    """Start the platform, its records in `folder`; everything ends with the context."""
-    tokens = {kind: secrets.token_urlsafe(24) for kind in ("world", "conductor")}
-    kube = KubeServer(
-        {tokens["world"]: admin(), tokens["conductor"]: conductor((PROD, *STAGES), drills=(STAGE,))}
-    )
-    await kube.start()
-    try:
+    """Start the platform on stand-ins or on other `parts`, its records in `folder`."""
+    servers = parts or Embedded()
+    async with servers.cluster(folder) as cluster:
         for manifest in manifests.platform(images.stable, images.candidate, lax_service=scenario.lax_service):
-            await kube.apply(manifest)
+            await cluster.api.apply(manifest)
         settings = Settings(
-            kube_url=kube.url,
-            token=tokens["world"],
+            kube_url=cluster.api.url,
+            token=cluster.world_token,
             folder=folder,
             images=images.behaviours(scenario),
             fault=scenario.fault,
+            ca_file=str(cluster.ca_file or ""),
+            reports_routes=not cluster.routes_reported,
         )
-        async with AsyncExitStack() as stack:
-            app = await AppProcess.start(settings)
-            stack.push_async_callback(app.stop)
-            prometheus = PrometheusServer(
-                scrape_interval=scrape, http_sd_urls=[app.endpoints.discovery], sd_interval=0.25
-            )
-            await prometheus.start()
-            stack.push_async_callback(prometheus.stop)
-            flags = await stack.enter_async_context(
-                serving_flags(kube.url, tokens["world"], namespace=PROD, configmap=FLAGS)
-            )
-            yield Platform(kube, prometheus, app, flags.url, scenario, tokens["world"], tokens["conductor"])
-    finally:
-        await kube.stop()
+        app = await AppProcess.start(settings)
+        try:
+            async with (
+                servers.metrics(folder, discovery=app.endpoints.discovery, scrape=scrape) as prometheus,
+                serving_flags(
+                    cluster.api.url,
+                    cluster.world_token,
+                    namespace=PROD,
+                    configmap=FLAGS,
+                    ca_file=cluster.ca_file,
+                ) as flags,
+            ):
+                yield Platform(cluster, prometheus, app, flags.url, scenario, servers.ready_within)
+        finally:
+            await app.stop()

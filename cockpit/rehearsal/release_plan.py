@@ -86,6 +86,12 @@ class Endpoints:
     policy: str = ""
     """An OPA the release puts its policy into; empty: it decides by itself."""
     policy_token: str = ""
+    kubernetes_ca: str = ""
+    """Who signed the API server's certificate; empty where it speaks plain HTTP."""
+    profile: str = "embedded"
+    """The trust profile of what signs."""
+    real: Mapping[str, str] = field(default_factory=dict)
+    """The servers that are the real ones, and their versions; what is not named is a stand-in."""
     webhooks: Mapping[str, str] = field(default_factory=dict)
     """Where messages of other shapes than the cockpit's own are posted to."""
 
@@ -129,6 +135,7 @@ def build(
     plan: Data = {
         "format": 1,
         "rehearsal": True,
+        **({"real_servers": dict(endpoints.real)} if endpoints.real else {}),
         "repo": "intelgraph-platform",
         "target_version": CANDIDATE_VERSION,
         "environment": "prod",
@@ -160,7 +167,8 @@ def build(
             {
                 "what": "approvals",
                 "owner": "@sre",
-                "reason": "a rehearsal on stand-ins moves no user; nobody is asked to sign for it",
+                "reason": f"a rehearsal on {_servers(endpoints)} moves no user; "
+                "nobody is asked to sign for it",
             },
             {
                 "what": "standby",
@@ -201,7 +209,7 @@ def dump(plan: Mapping[str, Any]) -> str:
     """Return the plan as YAML with a comment above each part."""
     document = CommentedMap(plan)
     document.yaml_set_start_comment(
-        "Release plan of a rehearsal: every target is a stand-in on this machine.\n"
+        f"Release plan of a rehearsal: {_which(plan)} on this machine.\n"
         "Evidence made with it shows that the procedure works, not that the release is good.\n"
     )
     for key, comment in _COMMENTS.items():
@@ -216,7 +224,14 @@ def dump(plan: Mapping[str, Any]) -> str:
     return out.getvalue().rstrip() + "\n"
 
 
+def _which(plan: Mapping[str, Any]) -> str:
+    if "real_servers" in plan:
+        return "every target is a stand-in, but for the servers that `real_servers` names,"
+    return "every target is a stand-in"
+
+
 _COMMENTS = {
+    "real_servers": "Which targets are real servers, and their versions; every other one is a stand-in.",
     "repo": "Run inputs (seed, section 1).",
     "services": "What is released: the image of each service, by digest.",
     "phases": "Phases and agents that are left out make the release run as REDUCED.",
@@ -233,6 +248,10 @@ _COMMENTS = {
 }
 
 
+def _servers(endpoints: Endpoints) -> str:
+    return "servers of this machine" if endpoints.real else "stand-ins"
+
+
 def _window(now: datetime, lasts: float) -> str:
     start, end = now - timedelta(minutes=5), now + timedelta(seconds=lasts)
     return f"{start:%Y-%m-%d %H:%M:%S} → {end:%Y-%m-%d %H:%M:%S}"
@@ -245,6 +264,7 @@ def _targets(endpoints: Endpoints, trust: ImageTrust, pace: Pace) -> Data:
         "kubernetes": {
             "url": endpoints.kubernetes,
             "token": endpoints.kubernetes_token,
+            **({"ca_file": endpoints.kubernetes_ca} if endpoints.kubernetes_ca else {}),
             "namespace": PROD,
             "route": ROUTE,
             "lease": "release-cockpit",
@@ -254,7 +274,7 @@ def _targets(endpoints: Endpoints, trust: ImageTrust, pace: Pace) -> Data:
         "prometheus": {"url": endpoints.prometheus, "deadline": "5s"},
         "registry": {"url": endpoints.registry},
         "signing": {
-            "profile": "embedded",
+            "profile": endpoints.profile,
             "trust_config": endpoints.trust_config,
             "token_url": endpoints.token_url,
             "token_secret": endpoints.token_secret,

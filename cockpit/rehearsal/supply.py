@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import secrets
 from collections.abc import AsyncIterator, Callable, Coroutine, Mapping
@@ -12,15 +13,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from cockpit.base.threads import BoundedThreads
+from cockpit.rehearsal.embedded import Embedded
 from cockpit.rehearsal.forge import FROM_REF, MAIN, make_repository
 from cockpit.rehearsal.issues import IssuesServer
-from cockpit.rehearsal.opa import OpaServer
+from cockpit.rehearsal.parts import ImageStore, Parts
 from cockpit.rehearsal.platform import Images
-from cockpit.rehearsal.registry import BuildSigner, Image, RegistryServer, attach, build_image, push
+from cockpit.rehearsal.registry import BuildSigner, Image, attach, build_image, push
 from cockpit.rehearsal.registry.predicates import CANDIDATE, PREVIOUS
 from cockpit.rehearsal.release_plan import ImageTrust
 from cockpit.rehearsal.scenarios import Scenario
-from cockpit.rehearsal.sigstore import SigstoreServer
+from cockpit.rehearsal.sigstore.interface import Sigstore
 from cockpit.rehearsal.topology import CANDIDATE_VERSION, SERVICES, STABLE_VERSION, behaviour
 from cockpit.rehearsal.webhook import KINDS, WebhookReceiver
 
@@ -30,7 +32,7 @@ if TYPE_CHECKING:
 BUILD_IDENTITY = "https://forge.rehearsal.invalid/intelgraph/platform/.ci/release@refs/heads/main"
 BUILDER = "https://forge.rehearsal.invalid/builders/release"
 SOURCE = "https://forge.rehearsal.invalid/intelgraph/platform"
-_SIGN_SECONDS = 20.0
+_SIGN_SECONDS = 60.0
 
 
 @dataclass(frozen=True)
@@ -68,9 +70,9 @@ class Supply:
 class Build:
     """Signs as the build that made the images, never as the one who releases them."""
 
-    def __init__(self, sigstore: SigstoreServer) -> None:
+    def __init__(self, sigstore: Sigstore, signers: int = 2) -> None:
         self._sigstore = sigstore
-        self._threads = BoundedThreads("build signer", 2)
+        self._threads = BoundedThreads("build signer", signers)
         self._context: SigningContext | None = None
 
     async def sign(self, statement: Mapping[str, Any]) -> bytes:
@@ -132,54 +134,63 @@ def references(host: str, images: Mapping[str, tuple[Image, Image]]) -> Images:
 
 
 async def publish(
-    registry: RegistryServer,
+    registry: ImageStore,
     images: Mapping[str, tuple[Image, Image]],
     signer: BuildSigner,
     scenario: Scenario,
     commits: tuple[str, str],
 ) -> None:
     """Push every image and attach what its build attested; `commits` are those of stable and candidate."""
-    for service, pair in images.items():
-        for image, contents, commit in zip(pair, (PREVIOUS, CANDIDATE), commits, strict=True):
-            repository = registry.repository(image.repository)
-            push(repository, image)
-            unsigned = image is pair[1] and service == scenario.unsigned_service
-            await attach(
-                repository,
-                image,
-                signer,
-                contents=contents,
-                builder=BUILDER,
-                source=SOURCE,
-                commit=commit,
-                ref=f"refs/heads/{MAIN}" if image is pair[1] else f"refs/tags/{image.version}",
-                signature=not unsigned,
-            )
+    async with asyncio.TaskGroup() as tasks:
+        for service, pair in images.items():
+            for image, contents, commit in zip(pair, (PREVIOUS, CANDIDATE), commits, strict=True):
+                repository = registry.repository(image.repository)
+                push(repository, image)
+                unsigned = image is pair[1] and service == scenario.unsigned_service
+                tasks.create_task(
+                    # Side by side: a real log takes about a second for each entry.
+                    attach(
+                        repository,
+                        image,
+                        signer,
+                        contents=contents,
+                        builder=BUILDER,
+                        source=SOURCE,
+                        commit=commit,
+                        ref=f"refs/heads/{MAIN}" if image is pair[1] else f"refs/tags/{image.version}",
+                        signature=not unsigned,
+                    )
+                )
+    await registry.publish()
 
 
-async def _worsen(sigstore: SigstoreServer, scenario: Scenario) -> None:
+async def _worsen(sigstore: Sigstore, scenario: Scenario) -> None:
     if scenario.signing_outage:
         await sigstore.fault("fulcio", "refuse")
         await sigstore.fault("rekor", "refuse")
 
 
 @asynccontextmanager
-async def supplying(place: Path, scenario: Scenario) -> AsyncIterator[Supply]:
-    """Run the supply side, its files below `place`; everything ends with the context."""
+async def supplying(place: Path, scenario: Scenario, parts: Parts | None = None) -> AsyncIterator[Supply]:
+    """Run the supply side on stand-ins or on other `parts`, its files below `place`.
+
+    Everything ends with the context. Forge, receivers of messages and issue tracker are always stand-ins.
+    """
+    servers = parts or Embedded()
     forge = make_repository(place / "repository", released=False)
     webhook_secret, policy_token = secrets.token_urlsafe(24), secrets.token_urlsafe(24)
     async with (
-        SigstoreServer() as sigstore,
-        RegistryServer() as registry,
+        servers.signing(place) as sigstore,
+        servers.registry(place) as registry,
         WebhookReceiver(place / "webhooks.jsonl", secret=webhook_secret) as webhook,
         IssuesServer(record=place / "issues.jsonl") as issues,
-        OpaServer(token=policy_token) as policy,
+        servers.policy(place, token=policy_token) as policy,
     ):
         commits = (forge.stable, forge.candidate)
         made = make_images(scenario, *commits)
         yield Supply(
             images=references(registry.host, made),
-            publish=partial(publish, registry, made, Build(sigstore), scenario, commits),
+            publish=partial(publish, registry, made, Build(sigstore, servers.signers), scenario, commits),
             worsen=partial(_worsen, sigstore, scenario),
             trust=ImageTrust(BUILD_IDENTITY, sigstore.issuer, BUILDER, SOURCE),
             registry_url=registry.url,

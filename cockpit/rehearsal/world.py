@@ -14,7 +14,9 @@ from pathlib import Path
 from typing import Any
 
 from cockpit.base.files import write_private
+from cockpit.rehearsal.embedded import Embedded
 from cockpit.rehearsal.pace import Pace
+from cockpit.rehearsal.parts import Parts
 from cockpit.rehearsal.people import People
 from cockpit.rehearsal.plan_people import CAST
 from cockpit.rehearsal.platform import Platform, running
@@ -27,15 +29,23 @@ from cockpit.rehearsal.watch_lock import until_released
 _KUBERNETES, _SIGNING, _WEBHOOK, _ISSUES, _POLICY = (
     f"world/secrets/{name}" for name in ("kubernetes", "signing", "webhook", "issues", "policy")
 )
+_KUBERNETES_CA = "world/kubernetes_ca.pem"
 _FIRST_LOCK = 120.0
 _SETTLE = 1.5
 
 
 async def run_world(
-    folder: Path, scenario: Scenario, pace: Pace, lock: Path | None, bound: float, keep: float = 0.0
+    folder: Path,
+    scenario: Scenario,
+    pace: Pace,
+    lock: Path | None,
+    bound: float,
+    keep: float = 0.0,
+    parts: Parts | None = None,
 ) -> str:
     """Run a world in `folder` until it is told to end; return why it ended.
 
+    It is made of stand-ins, or of other `parts`.
     It ends when the flock on `lock` was held and is free again, on SIGTERM or SIGINT, and after `bound`
     seconds. Raises BackendError when a part of the world does not start or ends by itself.
     """
@@ -54,7 +64,7 @@ async def run_world(
 
     try:
         async with asyncio.TaskGroup() as tasks:
-            jobs = [tasks.create_task(_live(folder, scenario, pace))]
+            jobs = [tasks.create_task(_live(folder, scenario, pace, parts or Embedded()))]
             if lock is not None:
                 jobs.append(tasks.create_task(follow(lock)))
             timer = loop.call_later(bound, end, f"its bound of {bound:g} s has passed")
@@ -70,11 +80,11 @@ async def run_world(
     return reason
 
 
-async def _live(folder: Path, scenario: Scenario, pace: Pace) -> None:
+async def _live(folder: Path, scenario: Scenario, pace: Pace, parts: Parts) -> None:
     place = folder / "world"
     async with (
-        supplying(place, scenario) as supply,
-        running(place, scenario, supply.images, scrape=pace.scrape) as platform,
+        supplying(place, scenario, parts) as supply,
+        running(place, scenario, supply.images, scrape=pace.scrape, parts=parts) as platform,
         asyncio.TaskGroup() as tasks,
     ):
         tasks.create_task(platform.run())
@@ -83,13 +93,15 @@ async def _live(folder: Path, scenario: Scenario, pace: Pace) -> None:
             starting.create_task(supply.publish())
         await supply.worsen()
         await platform.worsen()
-        _write(folder, scenario, pace, supply, platform)
+        _write(folder, scenario, parts.pace(pace), supply, platform, parts)
         _announce(folder, scenario)
         if scenario.people not in (None, "absent"):
             tasks.create_task(People(folder, scenario.people).run())
 
 
-def _write(folder: Path, scenario: Scenario, pace: Pace, supply: Supply, platform: Platform) -> None:
+def _write(
+    folder: Path, scenario: Scenario, pace: Pace, supply: Supply, platform: Platform, parts: Parts
+) -> None:
     """Write secrets, trust, what runs where, and last the plan, which refers to them all."""
     place = folder / "world"
     for name, value in {
@@ -107,9 +119,16 @@ def _write(folder: Path, scenario: Scenario, pace: Pace, supply: Supply, platfor
     write_private(place / "trust_config.json", supply.trust_config.encode())
     write_private(folder / "trusted_root.json", supply.trusted_root.encode())
     gateways = platform.app.endpoints.gateways
+    authority = platform.cluster.ca_file
+    if authority is not None:
+        write_private(folder / _KUBERNETES_CA, authority.read_bytes())
+    real = parts.real()
     endpoints = Endpoints(
         kubernetes=platform.kube.url,
         kubernetes_token=f"file:{_KUBERNETES}",
+        kubernetes_ca=_KUBERNETES_CA if authority is not None else "",
+        profile=parts.profile,
+        real=real,
         prometheus=platform.prometheus.url,
         registry=supply.registry_url,
         entry=platform.entry,
@@ -136,6 +155,7 @@ def _write(folder: Path, scenario: Scenario, pace: Pace, supply: Supply, platfor
         "scenario": scenario.name,
         "summary": scenario.summary,
         "pace": pace.name,
+        "real_servers": dict(real),
         "started_at": datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
         "pids": {"world": os.getpid(), "app": platform.app.pid},
         "endpoints": {

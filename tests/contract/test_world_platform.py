@@ -9,6 +9,7 @@ from typing import Any
 import aiohttp
 import pytest
 
+from cockpit.rehearsal.kube import KubeServer
 from cockpit.rehearsal.topology import PROD, SERVICES, STABLE_VERSION
 from cockpit.verdicts.thresholds import parse
 from tests.contract.world_support import Release, plan_data, release, until
@@ -55,8 +56,10 @@ async def test_traffic_follows_the_weights_of_the_route(tmp_path: Path) -> None:
 async def test_weights_are_followed_across_a_compaction_and_cut_watches(tmp_path: Path) -> None:
     async with release(tmp_path, "green") as world:
         await world.deploy_canary()
-        world.platform.kube.drop_watches()
-        world.platform.kube.forget_history()
+        kube = world.platform.kube
+        assert isinstance(kube, KubeServer)
+        kube.drop_watches()
+        kube.forget_history()
         await world.shift(100)
 
         async def all_of_it() -> bool:

@@ -18,11 +18,13 @@ from typing import Any
 import aiohttp
 from aiohttp import web
 
+from cockpit.rehearsal.app.api import api_session
 from cockpit.rehearsal.app.faults import Trigger
 from cockpit.rehearsal.app.kubelet import Kubelet
 from cockpit.rehearsal.app.logs import log_to
 from cockpit.rehearsal.app.metrics import CONTENT_TYPE
 from cockpit.rehearsal.app.records import RequestLog
+from cockpit.rehearsal.app.route_status import RouteStatus
 from cockpit.rehearsal.gateway import Gateway
 from cockpit.rehearsal.scenarios import Fault
 from cockpit.rehearsal.topology import (
@@ -48,6 +50,10 @@ class Settings:
     folder: Path
     images: Mapping[str, Behaviour]
     fault: Fault | None
+    ca_file: str = ""
+    """Who signed the API's certificate; empty where it speaks plain HTTP."""
+    reports_routes: bool = False
+    """Whether the gateways say of their routes that they are accepted."""
 
     def to_json(self) -> str:
         """Return the one line that `from_json` reads."""
@@ -60,6 +66,8 @@ class Settings:
                 "folder": str(self.folder),
                 "images": images,
                 "fault": fault,
+                "ca_file": self.ca_file,
+                "reports_routes": self.reports_routes,
             }
         )
 
@@ -73,6 +81,8 @@ class Settings:
             folder=Path(data["folder"]),
             images={image: Behaviour(**values) for image, values in data["images"].items()},
             fault=Fault(**data["fault"]) if data["fault"] else None,
+            ca_file=str(data["ca_file"]),
+            reports_routes=data["reports_routes"] is True,
         )
 
 
@@ -86,6 +96,7 @@ class Application:
         self.trigger = Trigger(settings.fault)
         self.kubelets: dict[str, Kubelet] = {}
         self.gateways: dict[str, Gateway] = {}
+        self.reporters: list[RouteStatus] = []
         for namespace in NAMESPACES:
             # Only prod's canary springs the fault, and only prod's pods can be sick.
             trigger = self.trigger if namespace == PROD else Trigger(None)
@@ -102,6 +113,8 @@ class Application:
             self.gateways[namespace] = Gateway(
                 api, inner, settings.kube_url, namespace, kubelet.pods.objects.values, trigger
             )
+            if settings.reports_routes:
+                self.reporters.append(RouteStatus(api, settings.kube_url, namespace))
 
     def _refresher(self, namespace: str) -> Callable[[], None]:
         return lambda: self.gateways[namespace].refresh()
@@ -118,13 +131,7 @@ class Application:
 async def run(settings: Settings, gone: Callable[[], Any]) -> None:
     """Serve until `gone()` returns or the process is told to stop."""
     async with AsyncExitStack() as stack:
-        api = await stack.enter_async_context(
-            aiohttp.ClientSession(
-                headers={"Authorization": f"Bearer {settings.token}"},
-                connector=aiohttp.TCPConnector(limit=0),
-                read_bufsize=1 << 20,
-            )
-        )
+        api = await stack.enter_async_context(api_session(settings.token, settings.ca_file or None))
         inner = await stack.enter_async_context(_session(15))
         users = await stack.enter_async_context(_session(20))
         log = RequestLog(settings.folder / "requests.jsonl")
@@ -168,6 +175,7 @@ async def _until_stopped(app: Application, traffic: Mapping[str, Traffic], gone:
         jobs += [tasks.create_task(users(namespace)) for namespace in traffic]
         jobs += [tasks.create_task(gateway.run()) for gateway in app.gateways.values()]
         jobs += [tasks.create_task(kubelet.run()) for kubelet in app.kubelets.values()]
+        jobs += [tasks.create_task(reporter.run()) for reporter in app.reporters]
         await stop.wait()
         for job in jobs:
             job.cancel()
