@@ -17,6 +17,7 @@ from cockpit.base.limits import MAX_ANSWER_BYTES
 from cockpit.base.text import visible
 
 if TYPE_CHECKING:
+    from aiohttp import ClientHandlerType, ClientRequest, ClientResponse
     from kubernetes.aio.dynamic import DynamicClient
 
 Object: TypeAlias = dict[str, Any]
@@ -126,6 +127,7 @@ class KubernetesCluster:
         configuration.api_key = {"authorization": f"Bearer {self._token}"}
         if self._ca_file:
             configuration.ssl_ca_cert = self._ca_file
+        configuration.client_session_kwargs = {"middlewares": (_sent_once,)}
         client = DynamicClient(ApiClient(configuration))  # type: ignore[no-untyped-call]
         self._client = client
         self._resources = {
@@ -333,6 +335,22 @@ class KubernetesCluster:
         if raw is None:
             raise BackendGarbage(f"an answer of more than {MAX_ANSWER_BYTES} bytes", where=where)
         return raw
+
+
+async def _sent_once(request: ClientRequest, send: ClientHandlerType) -> ClientResponse:
+    """Keep the HTTP library from sending a PUT or DELETE again whose answer was lost.
+
+    The second would be told 409 or 404, and what was done would look as if it had been refused.
+    """
+    import aiohttp
+
+    try:
+        return await send(request)
+    except (aiohttp.ClientOSError, aiohttp.ServerDisconnectedError) as error:
+        if request.method in ("GET", "HEAD") or isinstance(error, aiohttp.ClientConnectorError):
+            raise
+        # Of a class that the library does not repeat a request for.
+        raise aiohttp.ClientConnectionError(str(error) or type(error).__name__) from error
 
 
 async def _read(response: Any) -> bytes | None:
