@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import hashlib
+import re
 import struct
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
+from urllib.parse import quote
 
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
@@ -19,6 +21,11 @@ BACKDATE = timedelta(minutes=5)
 _YEARS = timedelta(days=3650)
 _FULCIO = "1.3.6.1.4.1.57264.1."
 _SCT_LIST = "1.3.6.1.4.1.11129.2.4.2"
+_DIGESTS = {"secp256r1": "sha256", "secp384r1": "sha384", "secp521r1": "sha512"}
+_EMAIL = re.compile(r"[^@\s]+@[^@\s.]+(\.[^@\s.]+)+")
+_URI_LETTERS = "!#$%&'()*+,/:;=?@[]~"
+# A percent sign that begins no byte, a blank in the host, and a colon after what is no scheme.
+_NO_URI = re.compile(r"%(?![0-9A-Fa-f]{2})|^[^/?#]*//[^/?#]*\s|^(?![A-Za-z][A-Za-z0-9+.-]*:)[^/?#]*:")
 
 
 class RequestRefused(Exception):
@@ -162,18 +169,11 @@ class CertificateAuthority:
         """Return leaf, intermediate and root for `identity`.
 
         Raises RequestRefused when the request does not parse, does not prove possession of its key
-        (RFC 2986), holds another key than ECDSA P-256, or the identity is neither a URI nor an e-mail
-        address.
+        (RFC 2986), holds another key than one of ECDSA with the digest that belongs to its curve, or the
+        identity is neither a URI nor an e-mail address.
         """
-        try:
-            request = x509.load_pem_x509_csr(request_pem)
-        except ValueError as error:
-            raise RequestRefused("the certificate signing request does not parse") from error
-        if not request.is_signature_valid:
-            raise RequestRefused("the certificate signing request does not prove possession of its key")
-        key = request.public_key()
-        if not isinstance(key, ec.EllipticCurvePublicKey) or not isinstance(key.curve, ec.SECP256R1):
-            raise RequestRefused("only ECDSA P-256 keys are certified")
+        key = _requested(request_pem)
+        name = _name(identity)
         now = datetime.now(UTC)
         builder = (
             begin_certificate(
@@ -186,11 +186,12 @@ class CertificateAuthority:
             )
             .add_extension(usage(signs=True), critical=True)
             .add_extension(x509.ExtendedKeyUsage([ExtendedKeyUsageOID.CODE_SIGNING]), critical=False)
-            .add_extension(x509.SubjectAlternativeName([_name(identity)]), critical=True)
+            .add_extension(x509.SubjectAlternativeName([name]), critical=True)
             .add_extension(_extension(_FULCIO + "1", self._issuer_url.encode()), critical=False)
             .add_extension(
                 _extension(_FULCIO + "8", der.tlv(der.UTF8, self._issuer_url.encode())), critical=False
             )
+            .add_extension(_extension(_FULCIO + "24", der.tlv(der.UTF8, identity.encode())), critical=False)
         )
         # RFC 6962, 3.2: the log signs the certificate as it is before its timestamp is put in.
         precertificate = builder.sign(self._key, hashes.SHA256()).tbs_certificate_bytes
@@ -221,12 +222,31 @@ def _extension(dotted: str, value: bytes) -> x509.UnrecognizedExtension:
     return x509.UnrecognizedExtension(ObjectIdentifier(dotted), value)
 
 
-def _name(identity: str) -> x509.GeneralName:
+def _requested(pem: bytes) -> ec.EllipticCurvePublicKey:
     try:
-        if "://" in identity:
-            return x509.UniformResourceIdentifier(identity)
-        if "@" in identity:
+        request = x509.load_pem_x509_csr(pem)
+    except ValueError as error:
+        raise RequestRefused("The certificate signing request could not be parsed") from error
+    key = request.public_key()
+    if not isinstance(key, ec.EllipticCurvePublicKey) or key.curve.name not in _DIGESTS:
+        raise RequestRefused("The public key supplied in the request is insecure")
+    if not request.is_signature_valid:
+        raise RequestRefused("The signature supplied in the request could not be verified")
+    digest = request.signature_hash_algorithm
+    if digest is None or digest.name != _DIGESTS[key.curve.name]:
+        raise RequestRefused("signing algorithm not permitted")
+    return key
+
+
+def _name(identity: str) -> x509.GeneralName:
+    """Return who a certificate names, in the forms that Fulcio writes: an e-mail address, or else a URI."""
+    try:
+        if "@" in identity and "://" not in identity:
+            if not _EMAIL.fullmatch(identity):
+                raise RequestRefused("There was an error processing the identity token")
             return x509.RFC822Name(identity)
+        if _NO_URI.search(identity):
+            raise RequestRefused(f"parse {identity!r}: not a URI")
+        return x509.UniformResourceIdentifier(quote(identity, safe=_URI_LETTERS))
     except ValueError as error:
         raise RequestRefused(f"the identity cannot be written into a certificate: {error}") from error
-    raise RequestRefused("the identity is neither a URI nor an e-mail address")

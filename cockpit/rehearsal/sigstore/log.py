@@ -1,10 +1,10 @@
-"""The transparency log: Rekor v2's entries over a Merkle tree with C2SP checkpoints."""
+"""The transparency log: Rekor v2's entries over a Merkle tree with C2SP checkpoints and tiles."""
 
 from __future__ import annotations
 
 import base64
 import hashlib
-from collections.abc import Callable
+from collections.abc import Mapping
 from typing import Any
 
 import rfc8785
@@ -14,14 +14,23 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519
 from cryptography.hazmat.primitives.asymmetric.utils import Prehashed
 
-from cockpit.rehearsal.sigstore.merkle import MerkleTree
+from cockpit.rehearsal.sigstore.merkle import TILE, MerkleTree
 
-_P256 = "PKIX_ECDSA_P256_SHA_256"
-_VERSION = "0.0.2"
+KIND = {"kind": "hashedrekord", "version": "0.0.2"}
+_REQUEST = "hashedRekordRequestV002"
+_KEYS: dict[str, tuple[type[ec.EllipticCurve], hashes.HashAlgorithm, str]] = {
+    "PKIX_ECDSA_P256_SHA_256": (ec.SECP256R1, hashes.SHA256(), "SHA2_256"),
+    "PKIX_ECDSA_P384_SHA_384": (ec.SECP384R1, hashes.SHA384(), "SHA2_384"),
+    "PKIX_ECDSA_P521_SHA_512": (ec.SECP521R1, hashes.SHA512(), "SHA2_512"),
+}
 
 
 class EntryRefused(Exception):
     """An entry the log must not take."""
+
+
+class EntryKnown(Exception):
+    """An entry the log has taken already; the text says where."""
 
 
 def b64(data: bytes) -> str:
@@ -38,13 +47,17 @@ def log_id(origin: str, key: bytes) -> bytes:
 
 
 class TransparencyLog:
-    """Takes `hashedrekord` and `dsse` entries whose signature holds, and proves what it took."""
+    """Takes `hashedrekord` entries whose signature holds, each once, and proves what it took.
+
+    Rekor v2 takes no other kind: of a DSSE envelope it is given what the signature covers.
+    """
 
     def __init__(self, origin: str) -> None:
         self.origin = origin
         self._key = ed25519.Ed25519PrivateKey.generate()
         self._tree = MerkleTree()
-        self._entries: list[tuple[str, bytes]] = []
+        self._entries: list[bytes] = []
+        self._known: dict[bytes, int] = {}
         raw = self._key.public_key().public_bytes(serialization.Encoding.Raw, serialization.PublicFormat.Raw)
         self.log_id = log_id(origin, raw)
 
@@ -58,90 +71,90 @@ class TransparencyLog:
             serialization.Encoding.DER, serialization.PublicFormat.SubjectPublicKeyInfo
         )
 
-    def checkpoint(self, size: int | None = None) -> str:
-        """Return the signed note (C2SP tlog-checkpoint) over the first `size` entries."""
-        count = len(self) if size is None else size
-        note = f"{self.origin}\n{count}\n{b64(self._tree.root(count))}\n"
+    def checkpoint(self) -> str:
+        """Return the signed note (C2SP tlog-checkpoint) over all entries."""
+        note = f"{self.origin}\n{len(self)}\n{b64(self._tree.root(len(self)))}\n"
         return f"{note}\n\u2014 {self.origin} {b64(self.log_id[:4] + self._key.sign(note.encode()))}\n"
 
-    def add(self, request: dict[str, Any]) -> dict[str, Any]:
-        """Take a `CreateEntryRequest` and return its `TransparencyLogEntry`; raise EntryRefused."""
-        readers: dict[str, Callable[[dict[str, Any]], tuple[str, dict[str, Any]]]] = {
-            "hashedRekordRequestV002": _hashedrekord,
-            "dsseRequestV002": _dsse,
-        }
-        try:
-            [(name, body)] = request.items()
-            kind, spec = readers[name](body)
-        except (KeyError, TypeError, ValueError, AttributeError, InvalidSignature) as error:
-            raise EntryRefused(f"entry refused: {type(error).__name__} {error}".rstrip()) from error
-        canonical = rfc8785.dumps({"apiVersion": _VERSION, "kind": kind, "spec": spec})
-        self._entries.append((kind, canonical))
-        return self.entry(self._tree.append(canonical))
+    def add(self, request: Mapping[str, Any]) -> dict[str, Any]:
+        """Take a `CreateEntryRequest` and return its `TransparencyLogEntry`.
 
-    def entry(self, index: int, size: int | None = None) -> dict[str, Any]:
-        """Return entry `index` with its inclusion proof in the tree of `size` (default: all)."""
-        count = len(self) if size is None else size
-        path = self._tree.inclusion(index, count)
-        kind, body = self._entries[index]
+        Raises EntryRefused, and EntryKnown for an entry that is in the log already.
+        """
+        if list(request) != [_REQUEST]:
+            raise EntryRefused("invalid type, must be hashedrekord")
+        try:
+            spec = _hashedrekord(request[_REQUEST])
+        except (KeyError, TypeError, ValueError, AttributeError, InvalidSignature) as error:
+            raise EntryRefused("invalid hashedrekord request") from error
+        body = rfc8785.dumps({"apiVersion": KIND["version"], "kind": KIND["kind"], "spec": spec})
+        if body in self._known:
+            raise EntryKnown(
+                f"an equivalent entry already exists in the transparency log with index {self._known[body]}"
+            )
+        self._known[body] = self._tree.append(body)
+        self._entries.append(body)
+        return self._entry(len(self) - 1)
+
+    def tile(self, level: int, index: int, width: int = TILE) -> bytes:
+        """Return the hashes of a tile; raises ValueError when it is not there."""
+        return self._tree.tile(level, index, width)
+
+    def entries(self, index: int, width: int = TILE) -> bytes:
+        """Return a bundle of entries, each after its length in two bytes; raises ValueError."""
+        bodies = self._entries[index * TILE : index * TILE + width]
+        if not 0 < width <= TILE or len(bodies) != width:
+            raise ValueError(f"bundle {index} has no {width} entries")
+        return b"".join(len(body).to_bytes(2, "big") + body for body in bodies)
+
+    def _entry(self, index: int) -> dict[str, Any]:
+        size = len(self)
         return {
             "logIndex": str(index),
             "logId": {"keyId": b64(self.log_id)},
-            "kindVersion": {"kind": kind, "version": _VERSION},
+            "kindVersion": KIND,
+            "integratedTime": "0",
+            "inclusionPromise": None,
             "inclusionProof": {
                 "logIndex": str(index),
-                "rootHash": b64(self._tree.root(count)),
-                "treeSize": str(count),
-                "hashes": [b64(digest) for digest in path],
-                "checkpoint": {"envelope": self.checkpoint(count)},
+                "rootHash": b64(self._tree.root(size)),
+                "treeSize": str(size),
+                "hashes": [b64(digest) for digest in self._tree.inclusion(index, size)],
+                "checkpoint": {"envelope": self.checkpoint()},
             },
-            "canonicalizedBody": b64(body),
-        }
-
-    def consistency(self, first: int, second: int) -> dict[str, Any]:
-        """Return the proof that the log of `first` entries is the beginning of the log of `second`."""
-        hashes_ = self._tree.consistency(first, second)
-        return {
-            "first": str(first),
-            "second": str(second),
-            "hashes": [b64(digest) for digest in hashes_],
-            "checkpoint": {"envelope": self.checkpoint(second)},
+            "canonicalizedBody": b64(self._entries[index]),
         }
 
 
-def _check(verifier: dict[str, Any], signature: bytes, digest: bytes) -> dict[str, Any]:
-    if verifier["keyDetails"] != _P256:
-        raise ValueError(f"key details {verifier['keyDetails']} are not taken here")
-    raw = verifier["x509Certificate"]["rawBytes"]
-    key = x509.load_der_x509_certificate(base64.b64decode(raw, validate=True)).public_key()
-    if not isinstance(key, ec.EllipticCurvePublicKey):
-        raise ValueError("the certificate holds no ECDSA key")
-    key.verify(signature, digest, ec.ECDSA(Prehashed(hashes.SHA256())))
-    return {"keyDetails": _P256, "x509Certificate": {"rawBytes": raw}}
-
-
-def _hashedrekord(body: dict[str, Any]) -> tuple[str, dict[str, Any]]:
+def _hashedrekord(body: Mapping[str, Any]) -> dict[str, Any]:
+    _only(body, "digest", "signature")
     signature = body["signature"]
+    _only(signature, "content", "verifier")
+    verifier = signature["verifier"]
+    _only(verifier, "keyDetails", "x509Certificate")
+    _only(verifier["x509Certificate"], "rawBytes")
     digest = base64.b64decode(body["digest"], validate=True)
     content = base64.b64decode(signature["content"], validate=True)
-    spec = {
-        "data": {"algorithm": "SHA2_256", "digest": b64(digest)},
-        "signature": {"content": b64(content), "verifier": _check(signature["verifier"], content, digest)},
+    raw = base64.b64decode(verifier["x509Certificate"]["rawBytes"], validate=True)
+    curve, algorithm, name = _KEYS[verifier["keyDetails"]]
+    key = x509.load_der_x509_certificate(raw).public_key()
+    if not isinstance(key, ec.EllipticCurvePublicKey) or not isinstance(key.curve, curve):
+        raise ValueError("the certificate holds another key")
+    key.verify(content, digest, ec.ECDSA(Prehashed(algorithm)))
+    return {
+        "hashedRekordV002": {
+            "data": {"algorithm": name, "digest": b64(digest)},
+            "signature": {
+                "content": b64(content),
+                "verifier": {
+                    "keyDetails": verifier["keyDetails"],
+                    "x509Certificate": {"rawBytes": b64(raw)},
+                },
+            },
+        }
     }
-    return "hashedrekord", {"hashedRekordV002": spec}
 
 
-def _dsse(body: dict[str, Any]) -> tuple[str, dict[str, Any]]:
-    envelope = body["envelope"]
-    payload = base64.b64decode(envelope["payload"], validate=True)
-    kind = envelope["payloadType"].encode()
-    pae = b"DSSEv1 %d %s %d %s" % (len(kind), kind, len(payload), payload)
-    digest = hashlib.sha256(pae).digest()
-    signatures = []
-    for signature, verifier in zip(envelope["signatures"], body["verifiers"], strict=True):
-        content = base64.b64decode(signature["sig"], validate=True)
-        signatures.append({"content": b64(content), "verifier": _check(verifier, content, digest)})
-    if not signatures:
-        raise ValueError("an envelope without signatures")
-    hashed = {"algorithm": "SHA2_256", "digest": b64(hashlib.sha256(payload).digest())}
-    return "dsse", {"dsseV002": {"payloadHash": hashed, "signatures": signatures}}
+def _only(value: Mapping[str, Any], *names: str) -> None:
+    if not set(value) <= set(names):
+        raise ValueError("unknown field")

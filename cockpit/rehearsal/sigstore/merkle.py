@@ -1,8 +1,11 @@
-"""An append-only RFC 6962 Merkle tree: roots, inclusion proofs, consistency proofs."""
+"""An append-only RFC 6962 Merkle tree: roots, inclusion proofs, tiles."""
 
 from __future__ import annotations
 
 import hashlib
+
+TILE = 256
+"""Hashes in a full tile."""
 
 
 def leaf_hash(entry: bytes) -> bytes:
@@ -43,26 +46,31 @@ class MerkleTree:
 
     def root(self, size: int) -> bytes:
         """Return the root of the first `size` leaves."""
-        self._check(0, size)
+        self._check(size)
         return hashlib.sha256(b"").digest() if size == 0 else self._range(0, size)
 
     def inclusion(self, index: int, size: int) -> list[bytes]:
         """Return the audit path of leaf `index` in the first `size` leaves (RFC 6962, 2.1.1)."""
         if not 0 <= index < size:
             raise ValueError(f"leaf {index} is not among the first {size}")
-        self._check(0, size)
+        self._check(size)
         return self._path(index, 0, size)
 
-    def consistency(self, first: int, second: int) -> list[bytes]:
-        """Return the proof that the tree of `first` leaves begins that of `second` (RFC 6962, 2.1.2)."""
-        self._check(first, second)
-        if first in (0, second):
-            return []
-        return self._subproof(first, 0, second, whole=True)
+    def tile(self, level: int, index: int, width: int) -> bytes:
+        """Return the first `width` hashes of a tile (C2SP tlog-tiles).
 
-    def _check(self, first: int, second: int) -> None:
-        if not 0 <= first <= second <= len(self):
-            raise ValueError(f"sizes {first} and {second} do not fit a tree of {len(self)}")
+        Each is the root of a complete subtree of 256 ** `level` leaves; 256 of them fill the tile.
+        Raises ValueError when there are not so many.
+        """
+        row = self._levels[8 * level] if 8 * level < len(self._levels) else []
+        hashes = row[index * TILE : index * TILE + width]
+        if not 0 < width <= TILE or len(hashes) != width:
+            raise ValueError(f"tile {index} of level {level} has no {width} hashes")
+        return b"".join(hashes)
+
+    def _check(self, size: int) -> None:
+        if not 0 <= size <= len(self):
+            raise ValueError(f"a size of {size} does not fit a tree of {len(self)}")
 
     def _range(self, low: int, high: int) -> bytes:
         size = high - low
@@ -78,13 +86,3 @@ class MerkleTree:
         if index < middle:
             return [*self._path(index, low, middle), self._range(middle, high)]
         return [*self._path(index, middle, high), self._range(low, middle)]
-
-    def _subproof(self, first: int, low: int, high: int, *, whole: bool) -> list[bytes]:
-        size = high - low
-        if first == size:
-            return [] if whole else [self._range(low, high)]
-        split = _split(size)
-        if first <= split:
-            return [*self._subproof(first, low, low + split, whole=whole), self._range(low + split, high)]
-        rest = self._subproof(first - split, low + split, high, whole=False)
-        return [*rest, self._range(low, low + split)]

@@ -15,15 +15,21 @@ from cockpit.rehearsal.sigstore.ca import CertificateAuthority, RequestRefused
 from cockpit.rehearsal.sigstore.device import DeviceGrants
 from cockpit.rehearsal.sigstore.faulty import FAULTS, Fault, FaultyService
 from cockpit.rehearsal.sigstore.interface import SERVICES, Service
-from cockpit.rehearsal.sigstore.log import EntryRefused, TransparencyLog
+from cockpit.rehearsal.sigstore.log import EntryKnown, EntryRefused, TransparencyLog
+from cockpit.rehearsal.sigstore.merkle import TILE
 from cockpit.rehearsal.sigstore.oidc import AUDIENCE, LIFETIME, TokenRefused
-from cockpit.rehearsal.sigstore.tokens import TokenService, json_object, problem
+from cockpit.rehearsal.sigstore.tokens import TokenService, json_object
 from cockpit.rehearsal.sigstore.trust import OPERATOR, Addresses, Anchors, Trust, dumps
 from cockpit.rehearsal.sigstore.tsa import StampRefused, TimestampAuthority
 
 __all__ = ["FAULTS", "SERVICES", "Fault", "Service", "SigstoreServer"]
 
 T = TypeVar("T")
+
+_TILE_PATH = "/api/v2/tile/{level:[0-9]{1,2}|entries}/{index:[0-9]{3}}"
+# gRPC's status codes, and as which status of HTTP its gateway gives them.
+_INVALID, _NOT_FOUND, _EXISTS = 3, 5, 6
+_STATUS = {_INVALID: 400, _NOT_FOUND: 404, _EXISTS: 409}
 
 
 class SigstoreServer:
@@ -57,9 +63,10 @@ class SigstoreServer:
             "rekor": FaultyService(
                 [
                     web.post("/api/v2/log/entries", self._add_entry),
-                    web.get("/api/v2/log/entries/{index:[0-9]{1,12}}", self._get_entry),
-                    web.get("/api/v2/log/consistency", self._consistency),
+                    # What a web server before the log's files answers.
                     web.get("/api/v2/checkpoint", self._checkpoint),
+                    web.get(_TILE_PATH, self._tile),
+                    web.get(_TILE_PATH + ".p/{width:[0-9]{1,3}}", self._tile),
                 ],
                 max_body=16 << 20,
             ),
@@ -154,18 +161,16 @@ class SigstoreServer:
     # --- CA
 
     async def _certify(self, request: web.Request) -> web.Response:
-        scheme, _, token = request.headers.get("Authorization", "").partition(" ")
-        if scheme != "Bearer":
-            return problem(401, "an identity token is needed")
+        _, _, token = request.headers.get("Authorization", "").partition(" ")
         body = await json_object(request)
         try:
             identity = self._tokens.issuer.subject(token)
             pem = base64.b64decode(body.get("certificateSigningRequest", ""), validate=True)
             chain = _started(self._authority).issue(identity, pem)
-        except TokenRefused as error:
-            return problem(401, str(error))
+        except TokenRefused:
+            return _refusal(_INVALID, "There was an error processing the identity token")
         except (RequestRefused, binascii.Error, TypeError) as error:
-            return problem(400, str(error))
+            return _refusal(_INVALID, str(error))
         pems = [certificate.public_bytes(Encoding.PEM).decode() for certificate in chain]
         return web.json_response({"signedCertificateEmbeddedSct": {"chain": {"certificates": pems}}})
 
@@ -180,21 +185,19 @@ class SigstoreServer:
         try:
             return web.json_response(self.log.add(await json_object(request)), status=201)
         except EntryRefused as error:
-            return problem(400, str(error))
+            return _refusal(_INVALID, str(error))
+        except EntryKnown as error:
+            return _refusal(_EXISTS, str(error))
 
-    async def _get_entry(self, request: web.Request) -> web.Response:
+    async def _tile(self, request: web.Request) -> web.Response:
+        level, index = request.match_info["level"], int(request.match_info["index"])
+        width = int(request.match_info.get("width", TILE))
         try:
-            size = int(request.query["size"]) if "size" in request.query else None
-            return web.json_response(self.log.entry(int(request.match_info["index"]), size))
+            if level == "entries":
+                return web.Response(body=self.log.entries(index, width))
+            return web.Response(body=self.log.tile(int(level), index, width))
         except ValueError as error:
-            return problem(404, str(error))
-
-    async def _consistency(self, request: web.Request) -> web.Response:
-        try:
-            first, second = int(request.query["first"]), int(request.query.get("second", len(self.log)))
-            return web.json_response(self.log.consistency(first, second))
-        except (KeyError, ValueError) as error:
-            return problem(400, f"sizes refused: {error}")
+            return _refusal(_NOT_FOUND, str(error))
 
     async def _checkpoint(self, _: web.Request) -> web.Response:
         return web.Response(text=self.log.checkpoint())
@@ -202,14 +205,20 @@ class SigstoreServer:
     # --- time-stamp authority
 
     async def _stamp(self, request: web.Request) -> web.Response:
+        if request.content_type != "application/timestamp-query":
+            return web.json_response({"code": 415, "message": "unsupported media type"}, status=415)
         try:
             answer = self._tsa.answer(await request.read())
         except StampRefused as error:
-            return problem(400, str(error))
-        return web.Response(body=answer, status=201, content_type="application/timestamp-reply")
+            return web.json_response({"code": 400, "message": str(error)}, status=400)
+        return web.Response(body=answer, content_type="application/timestamp-reply")
 
 
 def _started(part: T | None) -> T:
     if part is None:
         raise RuntimeError("start the server first")
     return part
+
+
+def _refusal(code: int, message: str) -> web.Response:
+    return web.json_response({"code": code, "message": message, "details": []}, status=_STATUS[code])

@@ -35,10 +35,11 @@ class TokenService:
         self._people: dict[str, str] = {}
         self._device = device or DeviceGrants()
         self._issuer: Issuer | None = None
+        broker = [web.get(f"{BROKER}/.well-known/openid-configuration", self._broker_discovery)]
         self.http = FaultyService(
             [
                 web.get("/.well-known/openid-configuration", self._discovery),
-                web.get(f"{BROKER}/.well-known/openid-configuration", self._broker_discovery),
+                *(broker if brokered else []),
                 web.get("/keys", self._keys),
                 web.post("/token", self._token),
                 web.post("/device_authorization", self._begin_device),
@@ -96,11 +97,11 @@ class TokenService:
         """Take what a person would do in the browser: log in as `sub` for a code, or deny it."""
         given = request.headers.get("Authorization", "")
         if not _bears(given, self.secret):
-            return problem(401, "a bearer secret is needed")
+            return _problem(401, "a bearer secret is needed")
         body = await json_object(request)
         code, sub = str(body.get("user_code", "")), str(body.get("sub", ""))
         if not self._device.decide(code, sub, allow=body.get("allow") is True):
-            return problem(404, "no such code waits")
+            return _problem(404, "no such code waits")
         return web.json_response({})
 
     async def _device_token(self, request: web.Request) -> web.Response:
@@ -120,13 +121,13 @@ class TokenService:
         given = request.headers.get("Authorization", "")
         person = next((who for secret, who in self._people.items() if _bears(given, secret)), "")
         if not person and not _bears(given, self.secret):
-            return problem(401, "a bearer secret is needed")
+            return _problem(401, "a bearer secret is needed")
         body = await json_object(request)
         sub, audience = body.get("sub"), body.get("audience", AUDIENCE)
         if not isinstance(sub, str) or not sub or not isinstance(audience, str):
-            return problem(400, "sub and audience must be text")
+            return _problem(400, "sub and audience must be text")
         if person and sub != person:
-            return problem(403, "this secret is another person's")
+            return _problem(403, "this secret is another person's")
         return web.json_response({"value": self.token(sub, audience=audience)})
 
 
@@ -134,9 +135,8 @@ def _bears(given: str, secret: str) -> bool:
     return hmac.compare_digest(given.encode(), f"Bearer {secret}".encode())
 
 
-def problem(status: int, message: str) -> web.Response:
-    """Return an error answer as gRPC gateways write it."""
-    return web.json_response({"code": status, "message": message, "details": []}, status=status)
+def _problem(status: int, message: str) -> web.Response:
+    return web.json_response({"code": status, "message": message}, status=status)
 
 
 async def json_object(request: web.Request) -> dict[str, Any]:

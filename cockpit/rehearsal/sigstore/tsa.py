@@ -16,6 +16,7 @@ from rfc3161_client import _rust as tsp
 from cockpit.rehearsal.sigstore import ca, der
 
 _ORDER = 0xFFFFFFFF00000000FFFFFFFFFFFFFFFFBCE6FAADA7179E84F3B9CAC2FC632551  # of P-256 (SEC 2)
+_SIZES = {"2.16.840.1.101.3.4.2.1": 32, "2.16.840.1.101.3.4.2.2": 48, "2.16.840.1.101.3.4.2.3": 64}
 _SHA256 = der.seq(der.oid("2.16.840.1.101.3.4.2.1"))
 _ECDSA_SHA256 = der.seq(der.oid("1.2.840.10045.4.3.2"))
 _TST_INFO = der.oid("1.2.840.113549.1.9.16.1.4")
@@ -24,7 +25,7 @@ _POLICY = der.oid("1.3.6.1.4.1.57264.2")
 
 
 class StampRefused(Exception):
-    """A time-stamp request that does not parse, or asks for another hash than SHA-256."""
+    """A time-stamp request that does not parse, or asks for another hash than one of SHA-2."""
 
 
 def time_stamping_authority(operator: str) -> ca.Authority:
@@ -52,7 +53,7 @@ def time_stamping_authority(operator: str) -> ca.Authority:
 
 
 class TimestampAuthority:
-    """Stamps SHA-256 digests with the machine's clock, to the second."""
+    """Stamps SHA-2 digests with the machine's clock, to the second."""
 
     def __init__(self) -> None:
         authority = time_stamping_authority(ca.OPERATOR)
@@ -63,20 +64,23 @@ class TimestampAuthority:
         try:
             asked = tsp.parse_timestamp_request(request)
         except ValueError as error:
-            raise StampRefused("the time-stamp request does not parse") from error
+            raise StampRefused("Error generating timestamp response") from error
         imprint = asked.message_imprint
-        if imprint.hash_algorithm.dotted_string != "2.16.840.1.101.3.4.2.1" or len(imprint.message) != 32:
-            raise StampRefused("only SHA-256 digests are stamped")
-        return self._stamp(imprint.message, asked.nonce)
+        algorithm = imprint.hash_algorithm.dotted_string
+        if _SIZES.get(algorithm) != len(imprint.message):
+            raise StampRefused("Error generating timestamp response")
+        digest = der.seq(der.seq(der.oid(algorithm)), der.octets(imprint.message))
+        return self._stamp(digest, asked.nonce, named=asked.cert_req)
 
-    def _stamp(self, digest: bytes, nonce: int | None) -> bytes:
+    def _stamp(self, imprint: bytes, nonce: int | None, *, named: bool) -> bytes:
         moment = datetime.now(UTC).strftime("%Y%m%d%H%M%SZ").encode()
         info = der.seq(
             der.integer(1),
             _POLICY,
-            der.seq(_SHA256, der.octets(digest)),
+            imprint,
             der.integer(secrets.randbits(63)),
             der.tlv(der.TIME, moment),
+            der.seq(der.integer(1)),  # accurate to a second
             *([der.integer(nonce)] if nonce is not None else []),
         )
         certificate = self.certificate.public_bytes(serialization.Encoding.DER)
@@ -104,7 +108,7 @@ class TimestampAuthority:
             der.integer(3),
             der.set_of(_SHA256),
             der.seq(_TST_INFO, der.tlv(der.CONTEXT_0, der.octets(info))),
-            der.tlv(der.CONTEXT_0, certificate),
+            *([der.tlv(der.CONTEXT_0, certificate)] if named else []),
             der.set_of(signer),
         )
         return der.seq(der.seq(der.integer(0)), der.seq(_SIGNED_DATA, der.tlv(der.CONTEXT_0, signed)))
