@@ -180,7 +180,18 @@ def _form(bundle_json: bytes, *, canonical: bool) -> dict[str, Any]:
         raise _Broken("not a JSON object")
     if canonical and again != bundle_json:
         raise _Broken("not canonical JSON (RFC 8785)")
+    if not canonical:
+        _drop_written_defaults(form)
     return form
+
+
+def _drop_written_defaults(form: dict[str, Any]) -> None:
+    """Take away the time a log of this version never gives, where protobuf's JSON wrote its absence out."""
+    material = form.get("verificationMaterial")
+    entries = material.get("tlogEntries") if isinstance(material, dict) else None
+    for entry in entries if isinstance(entries, list) else ():
+        if isinstance(entry, dict) and entry.get("integratedTime") == "0":
+            del entry["integratedTime"]
 
 
 def _shape(form: dict[str, Any]) -> None:

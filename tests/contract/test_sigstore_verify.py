@@ -201,6 +201,16 @@ def test_other_encodings_of_the_same_json_are_noticed(signed: Signed, which: str
     assert passed(signed.check(spaced, canonical=False))
 
 
+def test_the_written_out_absence_of_a_time_is_taken_from_others_only(signed: Signed) -> None:
+    """As sigstore-python writes the entries of a log that gives no time."""
+    form = json.loads(signed.statement)
+    form["verificationMaterial"]["tlogEntries"][0]["integratedTime"] = "0"
+    assert passed(signed.check(rfc8785.dumps(form), canonical=False))
+    assert not passed(signed.check(rfc8785.dumps(form)))
+    form["verificationMaterial"]["tlogEntries"][0]["integratedTime"] = "1758614400"
+    assert not passed(signed.check(rfc8785.dumps(form), canonical=False))
+
+
 def test_parts_of_two_good_bundles_do_not_mix(signed: Signed) -> None:
     message, statement = json.loads(signed.message), json.loads(signed.statement)
     for path in places(message["verificationMaterial"]):
