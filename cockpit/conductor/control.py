@@ -80,7 +80,8 @@ class ControlServer:
             text = path.read_bytes()[:1000].decode("utf-8", "replace")
         except OSError:
             return
-        self._people.halt(text.strip() or "unknown", "command", "")
+        by, _, source = text.partition("\n")
+        self._people.halt(by.strip() or "unknown", _trigger(source.strip()), "")
         self._acknowledge()
 
     def _acknowledge(self) -> None:
@@ -139,9 +140,7 @@ class ControlServer:
     def _act(self, command: Command) -> Reply:
         if command.kind == "halt":
             # First of all, before anything is written: the epoch.
-            self._people.halt(
-                command.by, "key" if command.source in ("tui", "follow") else "command", command.reason
-            )
+            self._people.halt(command.by, _trigger(command.source), command.reason)
             self._acknowledge()
         if command.kind not in ("hello", "ping"):
             self._people.received(command.id, command.kind, command.by, command.reason, command.source)
@@ -176,6 +175,10 @@ class ControlServer:
             "note": told(lambda c: people.note(c.by, c.reason)),
             "stay": told(lambda c: people.note(c.by, "stays halted")),
         }
+
+
+def _trigger(source: str) -> str:
+    return "key" if source in ("tui", "follow") else "command"
 
 
 def _own_user(writer: asyncio.StreamWriter) -> bool:

@@ -103,7 +103,7 @@ class ControlClient:
         A HALT is also left as a file: a conductor that does not take it is replaced by the supervisor.
         """
         if kind == "halt":
-            leave_halt_request(self._run_dir, self._by)
+            leave_halt_request(self._run_dir, self._by, self._source)
         if self._reader is None or self._writer is None:
             raise BackendUnreachable("not connected to the conductor", where=str(self._run_dir))
         command = Command(

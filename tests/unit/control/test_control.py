@@ -241,6 +241,17 @@ def test_whatever_is_said_it_goes_on_answering(
     asyncio.run(scene())
 
 
+@pytest.mark.parametrize(("source", "trigger"), [("tui", "key"), ("follow", "key"), ("shell", "command")])
+async def test_a_halt_by_key_is_one_also_when_its_file_is_seen_first(
+    source: str, trigger: str, tmp_path: Path
+) -> None:
+    async with desk(tmp_path) as made:
+        leave_halt_request(tmp_path, "ann", source)
+        made.server.take_halt_request()
+        (began,) = await events(made.recorder, HaltBegan)
+        assert (began.by, began.trigger) == ("ann", trigger)
+
+
 async def test_a_halt_left_as_a_file_is_taken(tmp_path: Path) -> None:
     async with desk(tmp_path) as made:
         made.server.take_halt_request()
