@@ -87,9 +87,22 @@ class BakeLength(Protocol):
         ...
 
     @property
+    def pauses(self) -> int:
+        """How often it was paused."""
+        ...
+
+    @property
     def extra(self) -> float:
         """Seconds by which it was extended."""
         ...
+
+
+class _AsPlanned:
+    """A bake nobody does anything to."""
+
+    paused = False
+    pauses = 0
+    extra = 0.0
 
 
 class Bake:
@@ -105,7 +118,7 @@ class Bake:
         length: BakeLength | None = None,
     ) -> None:
         self._analyst = analyst
-        self._length = length
+        self._length = length or _AsPlanned()
         self._canary = canary
         self._clock = clock
         self._recorder = recorder
@@ -115,22 +128,27 @@ class Bake:
         self._failures = 0
         self._held_since: dict[str, float] = {}
         self._pause = canary.interval
-        self._last_full_pass = False
+        self._baked = 0.0
         self.summary = ""
+        self.extra = 0.0
+        """Seconds longer than planned it has baked."""
 
     async def until_passed(self) -> None:
-        """Return once enough looks passed, the last of them over the whole bake."""
-        baked, at = 0.0, self._clock.monotonic()
+        """Return once enough looks passed, the last over the whole bake; once more, when it got longer."""
+        length, at, pauses = self._length, self._clock.monotonic(), self._length.pauses
         while True:
+            stood = length.paused
             await self._clock.sleep(self._pause)
             elapsed, at = self._clock.monotonic() - at, self._clock.monotonic()
-            paused = self._length is not None and self._length.paused
-            baked += 0.0 if paused else elapsed
-            wanted = self._canary.bake + (self._length.extra if self._length is not None else 0.0)
-            window = min(wanted, max(baked, 4 * self._canary.interval))
+            # What was paused in any part of it does not count.
+            stood = stood or length.paused or length.pauses != pauses
+            self._baked += 0.0 if stood else elapsed
+            pauses, self.extra = length.pauses, length.extra
+            wanted = self._canary.bake + self.extra
+            window = min(wanted, max(self._baked, 4 * self._canary.interval))
             result = await self._look(window)
-            # A person may have paused it while it was being looked at.
-            whole = window >= wanted and not (self._length is not None and self._length.paused)
+            # A person may have paused it, or made it longer, while it was being looked at.
+            whole = self._baked >= wanted and not length.paused and length.extra <= self.extra
             if result.outcome == "pass" and whole and self._passes >= self._canary.required_passes:
                 self.summary = f"{self._passes} passes, {result.requests:g} requests in the last {window:g} s"
                 return

@@ -129,9 +129,8 @@ class Promotion:
             if number < self._from.step:
                 continue
             if not (number == self._from.step and self._from.started):
-                await self._w.recorder.record(StepStarted(step=number, weight=weight))
-            if not (number == self._from.step and self._from.started):
                 self._w.bake.begin()
+                await self._w.recorder.record(StepStarted(step=number, weight=weight))
             if number == self._from.step and self._from.doubt:
                 await self._still_in_doubt(number)
             await self._persist(number, partial(self._step, number, weight))
@@ -206,6 +205,7 @@ class Promotion:
     # -- one step -------------------------------------------------------------------------------------
 
     async def _step(self, step: int, weight: int) -> None:
+        self._w.bake.again()
         # The step before still has its traffic: it is watched until this one bakes.
         async with alongside(self._guard(max(1, step - 1))):
             await self._preflight(step)
@@ -222,13 +222,14 @@ class Promotion:
             await self._observe(weight)
         await self._stage(step, "bake")
         bake = Bake(self._w.analyst, self._canary, self._w.clock, self._w.recorder, step, self._w.bake)
-        async with alongside(self._w.watch(step)):
-            await bake.until_passed()
-        # The agents judge what has baked; a breach in the meantime still ends the step.
-        async with alongside(self._guard(step)):
-            await self._w.gatekeeper.under_step(step)
-            while self._w.bake.paused:
-                await self._w.clock.sleep(self._canary.interval)
+        while True:
+            async with alongside(self._w.watch(step)):
+                await bake.until_passed()
+            # The agents judge what has baked; a breach in the meantime still ends the step.
+            async with alongside(self._guard(step)):
+                await self._w.gatekeeper.under_step(step)
+            if self._w.bake.over(bake.extra):
+                break  # else somebody has paused it meanwhile, or made it longer
         await self._stage(step, "decide")
         if self._w.effects.halted:
             raise EffectRefused("HALT is in force: the step is not decided", reason="halt")

@@ -19,6 +19,7 @@ from cockpit.rpc.messages import Phase
 
 _LONGEST_EXTENSION = 24 * 3600.0
 _NAME = 200
+_TOO_LATE = "the bake of this step is over; a HALT still stops what follows"
 
 
 class BakeClock:
@@ -29,6 +30,8 @@ class BakeClock:
         people = recorder.state().people  # of a conductor that was killed: what was said holds
         self._paused = people.paused
         self._extra = people.extended_s
+        self._pauses = 0
+        self._over = False
 
     @property
     def paused(self) -> bool:
@@ -40,9 +43,23 @@ class BakeClock:
         """Seconds by which this step's bake was extended."""
         return self._extra
 
+    @property
+    def pauses(self) -> int:
+        """How often it was paused, by this conductor."""
+        return self._pauses
+
     def begin(self) -> None:
         """A step begins: it has its plan's length, and its clock goes."""
-        self._paused, self._extra = False, 0.0
+        self._paused, self._extra, self._over = False, 0.0, False
+
+    def again(self) -> None:
+        """A step is tried, maybe not for the first time: its bake is not over."""
+        self._over = False
+
+    def over(self, extra: float) -> bool:
+        """Tell whether a step that baked `extra` seconds longer is done; if so nothing changes its bake."""
+        self._over = not self._paused and self._extra <= extra
+        return self._over
 
     def pause(self, paused: bool, by: str, reason: str) -> str:
         """Stop the bake's clock or let it go on; returns why not, or nothing. Analysis goes on in both."""
@@ -50,7 +67,10 @@ class BakeClock:
             return "pausing a bake, and going on, need a reason"
         if paused == self._paused:
             return "the bake is paused already" if paused else "the bake is not paused"
+        if self._over:
+            return _TOO_LATE
         self._paused = paused
+        self._pauses += paused
         self._recorder.note(
             BakePaused(paused=paused, by=visible(by, limit=_NAME), reason=visible(reason, limit=1000))
         )
@@ -62,6 +82,8 @@ class BakeClock:
             return "extending a bake needs a reason"
         if not math.isfinite(seconds) or not 0 < seconds <= _LONGEST_EXTENSION:
             return f"a bake is extended by more than 0 and at most {_LONGEST_EXTENSION:g} seconds"
+        if self._over:
+            return _TOO_LATE
         self._extra += seconds
         self._recorder.note(
             BakeExtended(seconds=seconds, by=visible(by, limit=_NAME), reason=visible(reason, limit=1000))

@@ -17,6 +17,7 @@ from cockpit.base.clock import parse_iso
 from cockpit.base.errors import CockpitError
 from cockpit.base.text import visible
 from cockpit.evidence.checks import Check, said
+from cockpit.evidence.grants import SLACK, granted
 from cockpit.evidence.order import unsent
 from cockpit.evidence.statements import Checked, check_approval, check_glass, read_request
 from cockpit.evidence.texts import recorded, written
@@ -38,9 +39,6 @@ from cockpit.verdicts.approvals import settled
 
 NAME = "approvals hold"
 Blobs = Callable[[str], bytes]
-_SLACK = timedelta(seconds=60)
-"""What lies between a decision and its record, at most."""
-
 _STRONGER = {"none": 0, "totp": 1, "oidc": 2}
 _DECISIONS = (ApprovalRequested, ApprovalReceived, ApprovalSettled, BreakGlassUsed, BreakGlassReviewed)
 
@@ -186,7 +184,7 @@ class _Walk:
         at = parse_iso(event.at)
         if view.result:
             return [f"a statement counts after {view.request} was {view.result}"]
-        if at >= parse_iso(view.expires) + _SLACK:
+        if at >= parse_iso(view.expires) + SLACK:
             return [f"a statement counts after {view.request} expired"]
         if found.decision == "reject":
             return []
@@ -203,7 +201,7 @@ class _Walk:
 
     def _stepped_up(self, person: str, method: str, at: datetime) -> bool:
         shown = [one for one in self._people().step_ups if (one.by, one.method) == (person, method)]
-        return any(one.valid_until and at < parse_iso(one.valid_until) + _SLACK for one in shown)
+        return any(one.valid_until and at < parse_iso(one.valid_until) + SLACK for one in shown)
 
     def _settled(self, event: ApprovalSettled) -> list[str]:
         view = self._request(event.request)
@@ -223,7 +221,7 @@ class _Walk:
         if event.result == "granted":
             self.granted += 1
             rule = rule_for(self._approvals, view.asked)
-            longest = parse_iso(event.at) + timedelta(seconds=rule.valid if rule else 0.0) + _SLACK
+            longest = parse_iso(event.at) + timedelta(seconds=rule.valid if rule else 0.0) + SLACK
             if parse_iso(event.valid_until) > longest:
                 problems.append(f"{event.request} counts longer than the plan says")
         return problems
@@ -253,14 +251,14 @@ class _Walk:
         told = (event.by, event.gate, event.reason)
         if told != (found.person, predicate.gate, recorded(predicate.reason)):
             problems.append(f"{event.glass} says something else than {found.person} signed")
-        if parse_iso(event.expires) > at + timedelta(seconds=policy.expires) + _SLACK:
+        if parse_iso(event.expires) > at + timedelta(seconds=policy.expires) + SLACK:
             problems.append(f"{event.glass} counts longer than the plan says")
         if policy.second_person or event.second:
             if not self._witnessed(event.glass, "override", event.second, "granted", event.gate):
                 problems.append(f"{event.glass} counts without its second person")
         elif policy.review_within is None or not event.review_by:
             problems.append(f"{event.glass} counts without a second person or a review")
-        elif parse_iso(event.review_by) > at + timedelta(seconds=policy.review_within) + _SLACK:
+        elif parse_iso(event.review_by) > at + timedelta(seconds=policy.review_within) + SLACK:
             problems.append(f"{event.glass} may be reviewed later than the plan says")
         return problems
 
@@ -288,20 +286,9 @@ class _Walk:
             return []
         if self._approvals.rule("promote") is None or event.seq in self._unsent:
             return []
-        at = parse_iso(event.at)
-        for view in self._people().requests:
-            if (view.asked, view.result) != ("promote", "granted") or not view.valid_until:
-                continue
-            if at >= parse_iso(view.valid_until) + _SLACK:
-                continue
-            about = read_request(self._blob(view.blob)).about
-            if self._is_this(tuple(about.values())):
-                return []
+        if granted(self._people().requests, "promote", event.at, plan, self._pack, self._blob):
+            return []
         return [f"{event.verb} {event.target}: nobody had approved this pack and these images"]
-
-    def _is_this(self, about: tuple[str, ...]) -> bool:
-        digests = (self._pack, *(service.image.digest for service in self._plan.services))
-        return all(digest and any(digest in value for value in about) for digest in digests)
 
     def _request(self, request: str) -> RequestView | None:
         return next((one for one in self._people().requests if one.request == request), None)

@@ -75,6 +75,17 @@ def canary_agents(events: Iterable[AnyEvent], plan: Plan) -> set[str]:
     return {entry.id for entry in entries if _CANARY in entry.phases and entry.id in plan.agents}
 
 
+def window_of(stored: bytes) -> float:
+    """Return the seconds a stored look is about; raises EvidenceError when it does not tell."""
+    try:
+        window = json.loads(stored)["rule"]["params"]["window_s"]
+    except (ValueError, LookupError, TypeError, RecursionError):
+        window = None
+    if not isinstance(window, (int, float)):
+        raise EvidenceError("the stored look does not tell")
+    return float(window)
+
+
 def _advances(event: StepDecided) -> bool:
     return event.decision == "advance"
 
@@ -230,7 +241,7 @@ class _Walk:
             if len(answers) < required:
                 continue
             try:
-                window = self._window(look)
+                window = window_of(self._blob(look.answers))
             except CockpitError as error:
                 return [f"the window of look {look.look} is not known: {error}"]
             if look.requests < least:
@@ -240,15 +251,6 @@ class _Walk:
             else:
                 return []
         return [why or f"{len(answers)} looks passed in its bake, {required} are required"]
-
-    def _window(self, look: LookTaken) -> float:
-        try:
-            window = json.loads(self._blob(look.answers))["rule"]["params"]["window_s"]
-        except (ValueError, LookupError, TypeError, RecursionError):
-            window = None
-        if not isinstance(window, (int, float)):
-            raise EvidenceError("the stored look does not tell")
-        return float(window)
 
     def _verdict_problems(self, step: int, after: Sequence[AnyEvent]) -> list[str]:
         given = [event for event in after if isinstance(event, GateJudged) and event.step == step]

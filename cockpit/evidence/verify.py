@@ -14,8 +14,9 @@
 12. `go/no-go`: each follows from what was recorded before it, computed again.                   decisions
 13. `steps earned`: each promotion step has its bake, its looks and its verdicts, in order.      steps
 14. `effects in their place`, `rollbacks proven`: after go, outside a HALT; traffic taken off.   order
-15. `approvals hold`: what people signed, offline; each grant at its use.                          approved
-16. `verdicts`, `looks`: judged again from the stored answers.                                   recompute
+15. `bakes kept`, `calendar kept`: what people made of a bake; days, soak, window.  bake_…, calendar_check
+16. `approvals hold`, `flips granted`: what people signed, each grant at its use.  approved, flip_check
+17. `verdicts`, `looks`: judged again from the stored answers.                                   recompute
 
 A pack that fails 1 or 2 is not read further; every other step is reported whatever came of those before it.
 A rehearsal pack is held against the root inside it, which shows that formats and bindings hold and nothing
@@ -38,10 +39,12 @@ from cockpit.evidence import container, manifest
 from cockpit.evidence import recompute as recomputing
 from cockpit.evidence.approved import approvals_hold
 from cockpit.evidence.artifact_signatures import check_signatures, first_problem
+from cockpit.evidence.bake_check import bakes_kept
 from cockpit.evidence.calendar_check import calendar_kept
 from cockpit.evidence.checks import Check, passed
 from cockpit.evidence.contents import Journal, PackBlobs, Redacted, read_journal
 from cockpit.evidence.decisions import decisions
+from cockpit.evidence.flip_check import flips_granted
 from cockpit.evidence.order import effects_in_place, rollbacks_proven
 from cockpit.evidence.pack import STATE, TRUSTED_ROOT
 from cockpit.evidence.plan_check import packed_plan
@@ -148,7 +151,7 @@ class _Verification:
         self._plan: Plan | None = None
 
     def run(self, *, recompute: bool) -> list[Check]:
-        """Return the checks of steps 2 to 16."""
+        """Return the checks of steps 2 to 17."""
         checks = [
             self._step("manifest", self._rows),
             self._step("hashes", self._hashes),
@@ -172,10 +175,12 @@ class _Verification:
             steps_earned(journal.events, self._plan, self._blobs.get),
             effects_in_place(journal.events, self._plan),
             rollbacks_proven(journal.events),
+            bakes_kept(journal.events, self._plan, self._blobs.get),
             calendar_kept(journal.events, self._plan, self._blobs.get),
             approvals_hold(
                 journal.events, self._plan, self._blobs.get, self._trust.root if self._trust else b""
             ),
+            flips_granted(journal.events, self._plan, self._blobs.get),
         ]
         if recompute:
             canary = plain(self._plan.canary) if self._plan else None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ from hypothesis import strategies as st
 
 from cockpit.base.clock import VirtualClock
 from cockpit.conductor.bake import Bake, Breach, Inconclusive, LookResult
+from cockpit.conductor.tools import BakeClock
 from cockpit.journal.events import LookTaken
 from cockpit.verdicts.rule import Outcome
 from tests.conductor.support import ToldAnalyst, events, look, plan_of, recording
@@ -140,3 +142,57 @@ async def test_a_look_outside_the_bake_only_tells_of_a_breach(tmp_path: Path) ->
             clock.advance(1.0)
         with pytest.raises(Breach):
             await made.look_for_breach()
+
+
+async def people_bake(
+    folder: Path, on_look: Callable[[int, BakeClock, VirtualClock], None]
+) -> tuple[Bake, ToldAnalyst, VirtualClock, BakeClock]:
+    """Bake for 4 s, a look each second, while a person does something at each look (from 1)."""
+    clock = VirtualClock(auto=True)
+    section = plan_of(clock, canary={"bake": "4s", "interval": "1s", "required_passes": 2}).canary
+    async with recording(folder, clock) as recorder:
+        length, analyst = BakeClock(recorder), ToldAnalyst()
+        analyst.on_look = lambda number: on_look(number, length, clock)
+        made = Bake(analyst, section, clock, recorder, 1, length)
+        async with asyncio.timeout(30):
+            while True:
+                await made.until_passed()
+                if length.over(made.extra):
+                    break
+        await events(recorder, LookTaken)
+        return made, analyst, clock, length
+
+
+async def test_what_a_bake_was_paused_does_not_count(tmp_path: Path) -> None:
+    def pause(number: int, length: BakeClock, clock: VirtualClock) -> None:
+        if number in (2, 6):
+            assert length.pause(number == 2, "ann", "a look at it") == ""
+
+    _, analyst, clock, _ = await people_bake(tmp_path, pause)
+    assert clock.monotonic() >= 4 + 4
+    assert analyst.windows[-1] == (1, 4.0)
+
+
+async def test_a_pause_between_two_looks_stands_for_all_the_time_between_them(tmp_path: Path) -> None:
+    def blink(number: int, length: BakeClock, clock: VirtualClock) -> None:
+        if number < 6:
+            length.pause(True, "ann", "a look at it")
+            length.pause(False, "ann", "seen")
+
+    _, _, clock, _ = await people_bake(tmp_path, blink)
+    assert clock.monotonic() >= 5 + 3
+
+
+@pytest.mark.parametrize("at", [1, 4])
+async def test_a_bake_made_longer_bakes_longer_even_when_it_had_passed(tmp_path: Path, at: int) -> None:
+    def extend(number: int, length: BakeClock, clock: VirtualClock) -> None:
+        if number == at:
+            assert length.extend(20.0, "ann", "it looks odd") == ""
+
+    made, analyst, clock, length = await people_bake(tmp_path, extend)
+    assert clock.monotonic() >= 24.0
+    assert (analyst.windows[-1], made.extra) == ((1, 24.0), 20.0)
+    assert "bake of this step is over" in length.extend(20.0, "ann", "once more")
+    assert "bake of this step is over" in length.pause(True, "ann", "a look at it")
+    length.begin()
+    assert length.pause(True, "ann", "the next step") == ""

@@ -145,6 +145,7 @@ class Show:
     agents: Agents
     gates: Gates
     sealer: Sealer
+    bake: BakeClock
     release: Release
 
     async def run(self) -> Ending:
@@ -231,6 +232,7 @@ async def show(
                 agents,
                 gates,
                 sealer,
+                parts.bake,
                 Release(parts),
             )
 
@@ -325,6 +327,21 @@ async def test_the_bake_waits_for_the_share(tmp_path: Path) -> None:
     async with show(tmp_path) as made:
         made.analyst.shares = [ShareSeen(None, "no series"), ShareSeen(0.0), ShareSeen(0.3)]
         assert (await made.run()).exit == 0
+
+
+async def test_a_bake_made_longer_while_the_agents_judge_is_kept_to(tmp_path: Path) -> None:
+    async with show(tmp_path) as made:
+        extended: list[str] = []
+
+        async def under_step(step: int) -> None:
+            if step == 2 and not extended:
+                extended.append(made.bake.extend(20.0, "ann", "it looks odd"))
+
+        made.gates.under_step = under_step  # type: ignore[method-assign]
+        assert (await made.run()).exit == 0
+        assert extended == [""]
+        assert max(window for step, window in made.analyst.windows if step == 2) == 24.0
+        assert max(window for step, window in made.analyst.windows if step == 3) == 4.0
 
 
 async def answer_with(made: Show, *answers: str) -> None:
