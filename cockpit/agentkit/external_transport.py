@@ -29,7 +29,7 @@ from cockpit.base.limits import MAX_MESSAGE_BYTES
 from cockpit.base.tasks import first_error
 from cockpit.base.text import visible
 
-_PATH = "/usr/local/bin:/usr/bin:/bin"
+PATH = "/usr/local/bin:/usr/bin:/bin"
 _MARK = "COCKPIT_CALL"
 """Environment variable that marks a call's processes, so that one which left its session is found too."""
 _KEPT_ERRORS = 4000
@@ -69,7 +69,7 @@ async def ask_command(
             request,
             cwd,
             {
-                "PATH": _PATH,
+                "PATH": PATH,
                 "LANG": "C.UTF-8",
                 "HOME": home,
                 "TMPDIR": home,

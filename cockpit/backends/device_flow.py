@@ -92,6 +92,41 @@ class DeviceFlow:
         raise BackendRefused(f"nobody logged in within {lasts:g} s", where=self._issuer)
 
 
+class TokenInvalid(BackendRefused):
+    """An identity token that does not hold; `what` says why."""
+
+
+async def claims_of(token: str, issuer: str, *, client_id: str, timeout: float) -> Mapping[str, Any]:
+    """Return the claims of an ID token that `issuer` has signed for `client_id` and that has not expired.
+
+    Raises TokenInvalid, and BackendError when the issuer's keys cannot be had.
+    """
+    import jwt
+
+    http = _Http(timeout)
+    found = await _discover(http, issuer)
+    keys = await http.get(_address(found, "jwks_uri", issuer))
+    try:
+        header = jwt.get_unverified_header(token)
+        known = jwt.PyJWKSet.from_dict(dict(keys))
+        key = next((one for one in known.keys if one.key_id == header.get("kid")), None)
+        if key is None:
+            raise TokenInvalid("the issuer has not signed this login", where=issuer)
+        claims: Mapping[str, Any] = jwt.decode(
+            token,
+            key.key,
+            algorithms=[header["alg"]] if header.get("alg") in _ALGORITHMS else [],
+            audience=client_id,
+            issuer=issuer,
+            leeway=_SKEW,
+            options={"require": ["iss", "sub", "aud", "exp", "iat"]},
+        )
+    except (jwt.PyJWTError, ValueError, KeyError, TypeError) as error:
+        text = visible(str(error), limit=200)
+        raise TokenInvalid(f"the login does not hold: {text}", where=issuer) from None
+    return claims
+
+
 class IdTokenChecker:
     """Checks that an ID token is of a person's fresh login; each token holds once."""
 
@@ -114,31 +149,13 @@ class IdTokenChecker:
 
         Raises BackendError when the issuer's keys cannot be had.
         """
-        import jwt
-
         digest = hashlib.sha256(token.encode("utf-8", "replace")).hexdigest()
         if digest in self._used:
             return "this login was used before"
-        http = _Http(self._timeout)
-        found = await _discover(http, issuer)
-        keys = await http.get(_address(found, "jwks_uri", issuer))
         try:
-            header = jwt.get_unverified_header(token)
-            known = jwt.PyJWKSet.from_dict(dict(keys))
-            key = next((one for one in known.keys if one.key_id == header.get("kid")), None)
-            if key is None:
-                return "the issuer has not signed this login"
-            claims = jwt.decode(
-                token,
-                key.key,
-                algorithms=[header["alg"]] if header.get("alg") in _ALGORITHMS else [],
-                audience=self._client_id,
-                issuer=issuer,
-                leeway=_SKEW,
-                options={"require": ["iss", "sub", "aud", "exp", "iat"]},
-            )
-        except (jwt.PyJWTError, ValueError, KeyError, TypeError) as error:
-            return f"the login does not hold: {visible(str(error), limit=200)}"
+            claims = await claims_of(token, issuer, client_id=self._client_id, timeout=self._timeout)
+        except TokenInvalid as error:
+            return error.what
         problem = self._problem(claims, identity)
         if not problem:
             self._used.add(digest)

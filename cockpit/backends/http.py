@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import ssl
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cache
 from typing import Protocol
 from urllib.parse import urljoin, urlsplit
 
@@ -51,13 +53,14 @@ class BoundedHttpReader:
         import httpx
 
         where = origin(url)
+        outside = where[1] not in _LOOPBACK
         shown = visible(url, limit=200)
         # Without it a server may send a small body that unpacks to a very large one.
         asked = {"Accept-Encoding": "identity", "User-Agent": "release-cockpit", **(headers or {})}
         try:
             async with (
                 asyncio.timeout(self._deadline),
-                httpx.AsyncClient(timeout=self._deadline, trust_env=where[1] not in _LOOPBACK) as client,
+                httpx.AsyncClient(timeout=self._deadline, trust_env=outside, verify=_tls(outside)) as client,
             ):
                 for _ in range(_REDIRECTS + 1):
                     answer = await self._once(client, url, asked)
@@ -97,6 +100,14 @@ class BoundedHttpReader:
                 body=bytes(body),
                 took_s=loop.time() - start,
             )
+
+
+@cache
+def _tls(trust_env: bool) -> ssl.SSLContext:
+    """Return the trust of every client: reading the certificates takes longer than many an answer."""
+    import httpx
+
+    return httpx.create_ssl_context(trust_env=trust_env)
 
 
 def origin(url: str) -> tuple[str, str, int]:

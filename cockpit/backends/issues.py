@@ -62,6 +62,16 @@ class Filed:
     problem: str = ""
 
 
+@dataclass(frozen=True, slots=True)
+class RepositorySeen:
+    """The repository as its forge shows it to us; `may` is what we may there, empty when it does not say."""
+
+    name: str
+    has_issues: bool
+    may: Mapping[str, bool]
+    date: str
+
+
 class IssueReader(Protocol):
     """Reads issues; every method raises BackendError."""
 
@@ -145,6 +155,20 @@ class GitHubIssues:
         self._local = parts.hostname in _LOOPBACK
 
     # -- reading --------------------------------------------------------------------------------------
+
+    async def repository(self) -> RepositorySeen:
+        """Return the repository whose issues these are; raises BackendError."""
+        _, headers, raw = await self._exchange("GET", self._root)
+        found = document(raw, self._root)
+        if not isinstance(found, dict) or not isinstance(found.get("full_name"), str):
+            raise BackendGarbage("the answer is no repository", where=self._root)
+        may = found.get("permissions")
+        return RepositorySeen(
+            visible(found["full_name"], limit=200),
+            found.get("has_issues") is not False,
+            {str(name): value is True for name, value in may.items()} if isinstance(may, dict) else {},
+            headers.get("date", ""),
+        )
 
     async def issues(self, *, labels: Sequence[str] = (), state: State = "all") -> list[Issue]:
         """Return issues; see IssueReader. At most the newest 2,000 are read."""

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import threading
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Literal, Protocol
 from urllib.parse import urlsplit
 
 from cockpit.base.clock import Clock, SystemClock, iso
@@ -100,6 +101,25 @@ class PrometheusMetrics:
             deadline,
         )
         return self._answer(query, exchange, asked_for=end)
+
+    async def status(
+        self, what: Literal["buildinfo", "runtimeinfo"], *, deadline: float | None = None
+    ) -> Mapping[str, str]:
+        """Return what the server says of its build or of how it runs, as texts; raises BackendError.
+
+        What only speaks Prometheus' query API refuses with status 404.
+        """
+        url = f"{self._url}/api/v1/status/{what}"
+        exchange = await self._fetch(
+            lambda library: library._session.get(url, headers=self._headers, timeout=self._timeouts), deadline
+        )
+        if exchange.status != 200:
+            _judged(exchange)  # raises
+        try:
+            data = json.loads(exchange.body)["data"]
+            return {str(name): visible(str(value), limit=200) for name, value in data.items()}
+        except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
+            raise BackendGarbage(f"the answer is no {what}", where=self._url) from None
 
     async def close(self) -> None:
         """Give up what is running and close all connections."""

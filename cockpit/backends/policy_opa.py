@@ -139,6 +139,19 @@ class OpaEngine:
         """The data path asked."""
         return f"{self._package}/{RULE}"
 
+    async def version(self) -> str:
+        """Return the server's version, empty when it does not say; raises BackendError.
+
+        It is in the provenance of any answer, so a path is asked that no policy defines.
+        """
+        async with self._http.client() as client:
+            path = f"/v1/data/{self._package}/version_of_this_server?provenance=true"
+            answer = await self._http.ask(client, "POST", path, body=b'{"input": null}')
+        try:
+            return visible(str(json.loads(answer or b"")["provenance"]["version"]), limit=80)
+        except (ValueError, KeyError, TypeError, RecursionError):
+            return ""
+
     async def decide(self, input: Mapping[str, Any]) -> Decision:
         """Decide; see DecisionEngine."""
         async with self._http.client() as client:

@@ -118,6 +118,14 @@ class OciRegistry:
             await self._client.aclose()
             self._client = None
 
+    async def ping(self) -> Mapping[str, str]:
+        """Return the headers of the base end point, which says that this is a registry we may use.
+
+        Raises BackendError.
+        """
+        _, headers = await self._fetch(f"{self._url}/v2/", limit=64 * 1024, params=None, accept="*/*")
+        return {name: visible(value, limit=200) for name, value in headers.items()}
+
     async def resolve(self, repository: str, reference: str) -> str:
         """Return the digest of a tag; see RegistryBackend."""
         return (await self._manifest(repository, reference)).digest
@@ -230,10 +238,16 @@ class OciRegistry:
         params: Mapping[str, str] | None = None,
         accept: str = "*/*",
     ) -> tuple[bytes, Mapping[str, str]]:
+        _want(_NAME, repository, "repository name")
+        return await self._fetch(
+            f"{self._url}/v2/{repository}/{path}", limit=limit, params=params, accept=accept
+        )
+
+    async def _fetch(
+        self, url: str, *, limit: int, params: Mapping[str, str] | None, accept: str
+    ) -> tuple[bytes, Mapping[str, str]]:
         import httpx
 
-        _want(_NAME, repository, "repository name")
-        url = f"{self._url}/v2/{repository}/{path}"
         headers = {"Accept": accept, "Accept-Encoding": "identity"}
         if self._token:
             headers["Authorization"] = f"Bearer {self._token}"

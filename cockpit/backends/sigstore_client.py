@@ -89,9 +89,9 @@ def sign(
     """
     sessions: list[requests.Session] = []
     try:
-        config = _config(trust_config)
+        config = config_of(trust_config)
         content = _statement(data) if statement else data
-        context = _context(config, timeout, sessions)
+        context = context_of(config, timeout, sessions)
         with context.signer(_identity_token(token), cache=True) as signer:
             made = (
                 signer.sign_dsse(content)
@@ -102,13 +102,14 @@ def sign(
     except CockpitError:
         raise
     except Exception as error:
-        raise _explain(error) from error
+        raise explain(error) from error
     finally:
         for session in sessions:
             session.close()
 
 
-def _config(trust_config: str) -> ClientTrustConfig:
+def config_of(trust_config: str) -> ClientTrustConfig:
+    """Return a trust configuration; raises UsageError."""
     try:
         return ClientTrustConfig.from_json(trust_config)
     except Exception as error:
@@ -132,7 +133,8 @@ def _identity_token(token: str) -> IdentityToken:
         raise BackendGarbage(f"the identity token cannot be used: {error}") from error
 
 
-def _context(config: ClientTrustConfig, timeout: float, sessions: list[requests.Session]) -> SigningContext:
+def context_of(config: ClientTrustConfig, timeout: float, sessions: list[requests.Session]) -> SigningContext:
+    """Return what signs, its sessions bounded and put into `sessions`; raises UsageError."""
     context = SigningContext.from_trust_config(config)
     stamps = [_InsistentStamps(client.url) for client in context._tsa_clients]
     if not stamps:
@@ -201,7 +203,7 @@ def _normal_form(form: dict[str, Any], root: TrustedRoot) -> dict[str, Any]:
     return form
 
 
-def _explain(error: Exception) -> BackendError:
+def explain(error: Exception) -> BackendError:
     """Turn whatever sigstore-python and requests raise into one of the cockpit's errors."""
     link: BaseException | None = error
     while link is not None:

@@ -111,6 +111,16 @@ def parser() -> argparse.ArgumentParser:
     status.add_argument("--json", action="store_true", help="the whole state as JSON")
     status.add_argument(
         "--fallback", action="store_true", help="only the commands that abort this run by hand"
+    doctor = add("doctor", "doctor", "check everything a plan names, changing nothing")
+    doctor.add_argument("plan", type=Path, metavar="PLAN", help="path of a release.yaml")
+    doctor.add_argument("--json", action="store_true", help="the report as JSON")
+    doctor.add_argument(
+        "--rbac", action="store_true", help="print the rights a release needs as a Kubernetes manifest"
+    )
+    doctor.add_argument(
+        "--deadline", type=float, default=20.0, metavar="SECONDS", help="for each check (default 20)"
+    )
+
     )
 
     follow = add("follow", "follow", "watch a run; with --control also steer it")

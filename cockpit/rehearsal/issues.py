@@ -84,6 +84,7 @@ class IssuesServer:
         self._comments = 0
         one = "/repos/{owner}/{name}/issues/{number:\\d+}"
         routes: list[tuple[str, str, Handler]] = [
+            ("GET", "/repos/{owner}/{name}", self._about),
             ("GET", "/repos/{owner}/{name}/issues", self._list),
             ("POST", "/repos/{owner}/{name}/issues", self._create),
             ("GET", one, self._get),
@@ -194,6 +195,13 @@ class IssuesServer:
             raise _Refused(401, "Bad credentials")
         if f"{request.match_info['owner']}/{request.match_info['name']}" != self.repository:
             raise _Refused(404, "Not Found")
+
+    async def _about(self, request: web.Request) -> web.Response:
+        name = self.repository.partition("/")[2]
+        may = {"admin": False, "push": self.may_label, "pull": True}
+        return web.json_response(
+            {"name": name, "full_name": self.repository, "has_issues": True, "permissions": may}
+        )
 
     async def _list(self, request: web.Request) -> web.Response:
         query = request.query

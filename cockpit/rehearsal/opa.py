@@ -18,6 +18,7 @@ from aiohttp import web
 from cockpit.rehearsal.sigstore.faulty import FAULTS, FaultyService
 
 OpaFault = Literal["error", "hang", "refuse", "undefined", "garbage", "huge", "redirect"]
+STAND_IN_VERSION = "1.22.0-rehearsal-standin"
 _HUGE_BYTES = 32 << 20
 _MAX_BODY = 8 << 20
 _KEPT = 200
@@ -117,7 +118,9 @@ class OpaServer:
             found = self._evaluate(rule, document["input"]) if given else _without_input(self.policies, rule)
         except Exception as error:  # noqa: BLE001 - whatever the engine raises is an internal error of OPA
             return _error(500, "internal_error", f"error(s) occurred while evaluating query: {error}"[:2000])
-        return _answer({**found, **warning})
+        told = request.query.get("provenance") == "true"
+        provenance = {"provenance": {"version": STAND_IN_VERSION}} if told else {}
+        return _answer({**provenance, **found, **warning})
 
     def _evaluate(self, rule: str, asked: Any) -> dict[str, Any]:
         if self._built_of != self.policies:

@@ -73,6 +73,7 @@ def application(served: Served) -> web.Application:
     app.router.add_get("/-/healthy", api.healthy)
     app.router.add_get("/-/ready", api.healthy)
     app.router.add_get("/metrics", api.metrics)
+    app.router.add_get("/api/v1/status/runtimeinfo", api.runtimeinfo)
     return app
 
 
@@ -252,6 +253,10 @@ class _Api:
     async def metrics(self, request: web.Request) -> web.Response:
         text = (
             "# TYPE prometheus_build_info gauge\n"
+    async def runtimeinfo(self, request: web.Request) -> web.Response:
+        kept = f"{self._served.store.retention_s:g}s"
+        return _success({"storageRetention": kept, "reloadConfigSuccess": True, "corruptionCount": 0})
+
             f'prometheus_build_info{{version="{VERSION}"}} 1\n'
             "# TYPE prometheus_tsdb_head_series gauge\n"
             f"prometheus_tsdb_head_series {len(self._served.store)}\n"

@@ -99,6 +99,11 @@ class Series:
 class Store:
     """All series of the server, indexed by metric name."""
 
+    @property
+    def retention_s(self) -> float:
+        """How long samples are kept, in seconds."""
+        return self._retention_ms / 1000
+
     def __init__(self, retention_s: float = 900.0) -> None:
         self._retention_ms = round(retention_s * 1000)
         self._by_name: dict[str, dict[LabelKey, Series]] = {}
