@@ -235,8 +235,8 @@ class RealSigstore:
                 *(programs["timestamp-server"], "serve", "--host=127.0.0.1", f"--port={ports['tsa']}"),
                 *("--timestamp-signer=file", f"--file-signer-key-path={place / 'tsa-key.pem'}"),
                 f"--certificate-chain-path={place / 'tsa-chain.pem'}",
-                # There is no way to the time servers of the internet from here. Answers hold the leaf alone: of a
-                # chain the server writes a set in an order that DER forbids, for one of two pairs of keys.
+                # There is no way to the time servers of the internet from here. And answers hold the leaf
+                # alone: a chain is written in an order that DER forbids for every second pair of keys.
                 *("--disable-ntp-monitoring", "--log-type=prod"),
             ],
         }
