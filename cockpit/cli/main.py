@@ -90,6 +90,11 @@ def parser() -> argparse.ArgumentParser:
         help=f"none: nobody acts for you, you are the people; in {', '.join(ASKING)} (default: act)",
     )
     rehearse.add_argument(
+        "--real",
+        action="store_true",
+        help="on real servers where there are any (see make backends), in a network namespace of its own",
+    )
+    rehearse.add_argument(
         "--keep", type=float, default=0.0, metavar="SECONDS", help="keep the world for kpi and rollback after"
     )
     _run_flags(rehearse)
@@ -106,11 +111,6 @@ def parser() -> argparse.ArgumentParser:
     )
     _run_flags(run)
 
-    status = add("status", "status", "say where a run stands")
-    _run_option(status)
-    status.add_argument("--json", action="store_true", help="the whole state as JSON")
-    status.add_argument(
-        "--fallback", action="store_true", help="only the commands that abort this run by hand"
     doctor = add("doctor", "doctor", "check everything a plan names, changing nothing")
     doctor.add_argument("plan", type=Path, metavar="PLAN", help="path of a release.yaml")
     doctor.add_argument("--json", action="store_true", help="the report as JSON")
@@ -121,6 +121,11 @@ def parser() -> argparse.ArgumentParser:
         "--deadline", type=float, default=20.0, metavar="SECONDS", help="for each check (default 20)"
     )
 
+    status = add("status", "status", "say where a run stands")
+    _run_option(status)
+    status.add_argument("--json", action="store_true", help="the whole state as JSON")
+    status.add_argument(
+        "--fallback", action="store_true", help="only the commands that abort this run by hand"
     )
 
     follow = add("follow", "follow", "watch a run; with --control also steer it")
@@ -280,6 +285,7 @@ def run(argv: Sequence[str] | None = None) -> int:
     if arguments.command is None:
         parser().print_help(sys.stderr)
         return EXIT_USAGE
+    arguments.words = list(sys.argv[1:] if argv is None else argv)
     try:
         code: int = importlib.import_module(f"cockpit.cli.{arguments.module}").main(arguments)
         sys.stdout.flush()

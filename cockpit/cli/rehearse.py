@@ -24,6 +24,7 @@ from cockpit.supervisor import LOCK
 _VERSION = "v3.0.0"
 _PACES = ("fast", "normal", "slow")
 _READY_WITHIN = 120.0
+_REAL_READY_WITHIN = 360.0
 
 
 def main(arguments: argparse.Namespace) -> int:
@@ -41,13 +42,15 @@ def main(arguments: argparse.Namespace) -> int:
         )
     os.umask(0o077)
     need_terminal(arguments.auto)
+    if arguments.real:
+        _enter(arguments.words)
     folder = new_run(arguments.out, _VERSION, new_run_id(SystemClock().now()))
     if not arguments.auto or arguments.format == "text":
         print(f"rehearsal {arguments.scenario} in {folder}", flush=True)
     signals = Signals() if arguments.auto else None
     world = _start_world(folder, arguments)
     try:
-        _wait_ready(world, folder)
+        _wait_ready(world, folder, _REAL_READY_WITHIN if arguments.real else _READY_WITHIN)
         begin = partial(start_supervisor, folder / "release.yaml", folder, auto=arguments.auto)
         supervisor = signals.start(begin) if signals is not None else begin()
     except BaseException:
@@ -63,6 +66,24 @@ def main(arguments: argparse.Namespace) -> int:
     return code
 
 
+def _enter(words: list[str]) -> None:
+    """See to it that we are where real servers can run: become this command again in there, or stay.
+
+    Raises UsageError, with what is missing, where they cannot run at all.
+    """
+    asked = subprocess.run(
+        [sys.executable, "-m", "cockpit.rehearsal.real"], capture_output=True, text=True, check=False
+    )
+    try:
+        prefix = [str(word) for word in json.loads(asked.stdout)["enter"]]
+    except (ValueError, KeyError, TypeError):
+        said = asked.stderr.strip().splitlines()
+        raise UsageError(said[-1] if said else "real servers cannot run here") from None
+    if prefix:
+        command = [*prefix, sys.executable, "-m", "cockpit", *words]
+        os.execv(command[0], command)  # noqa: S606 - ourselves, no shell
+
+
 def _start_world(folder: Path, arguments: argparse.Namespace) -> subprocess.Popen[bytes]:
     with (folder / "world.log").open("ab") as log:
         return subprocess.Popen(  # noqa: S603
@@ -72,6 +93,7 @@ def _start_world(folder: Path, arguments: argparse.Namespace) -> subprocess.Pope
                 "cockpit.rehearsal",
                 *("--out", str(folder), "--scenario", arguments.scenario, "--pace", arguments.pace),
                 *("--people", arguments.people),
+                *(["--real"] if arguments.real else []),
                 *("--watch-lock", str(folder / LOCK), "--keep", f"{arguments.keep:g}"),
             ],
             stdin=subprocess.DEVNULL,
@@ -81,10 +103,10 @@ def _start_world(folder: Path, arguments: argparse.Namespace) -> subprocess.Pope
         )
 
 
-def _wait_ready(world: subprocess.Popen[bytes], folder: Path) -> None:
+def _wait_ready(world: subprocess.Popen[bytes], folder: Path, within: float) -> None:
     """Wait for the world's line; raises BackendUnreachable with the end of its log when it does not come."""
     assert world.stdout is not None
-    give_up = time.monotonic() + _READY_WITHIN
+    give_up = time.monotonic() + within
     line = b""
     fd = world.stdout.fileno()
     while not line.endswith(b"\n"):

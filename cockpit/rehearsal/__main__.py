@@ -7,10 +7,14 @@ import asyncio
 import sys
 from dataclasses import replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from cockpit.base.errors import BackendError, CockpitError, UsageError
 from cockpit.rehearsal.pace import PACES, pace
 from cockpit.rehearsal.scenarios import SCENARIOS, scenario
+
+if TYPE_CHECKING:
+    from cockpit.rehearsal.parts import Parts
 
 EXIT_OK = 0
 EXIT_USAGE = 64
@@ -33,6 +37,9 @@ def _parser() -> argparse.ArgumentParser:
         choices=("act", "none"),
         default="act",
         help="whether those who are asked act by themselves",
+    )
+    parser.add_argument(
+        "--real", action="store_true", help="real servers instead of the stand-ins for them (make backends)"
     )
     parser.add_argument(
         "--watch-lock", type=Path, metavar="FILE", help="end when the lock on FILE was held and is free again"
@@ -68,7 +75,10 @@ def main(argv: list[str] | None = None) -> int:
         from cockpit.rehearsal.world import run_world
 
         reason = asyncio.run(
-            run_world(folder, chosen, speed, options.watch_lock, options.bound, options.keep)
+            run_world(
+                *(folder, chosen, speed, options.watch_lock, options.bound, options.keep),
+                _parts(real=options.real),
+            )
         )
         print(f"the world ends: {reason}", file=sys.stderr)
         return EXIT_OK
@@ -77,6 +87,16 @@ def main(argv: list[str] | None = None) -> int:
         return EXIT_OK
     except (CockpitError, OSError, ExceptionGroup) as error:
         return _say(error)
+
+
+def _parts(*, real: bool) -> Parts:
+    if real:
+        from cockpit.rehearsal.real.provided import Real
+
+        return Real()
+    from cockpit.rehearsal.embedded import Embedded
+
+    return Embedded()
 
 
 def _folder(path: Path) -> Path:

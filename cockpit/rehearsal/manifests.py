@@ -28,6 +28,7 @@ from cockpit.rehearsal.topology import (
 
 Manifest = dict[str, Any]
 
+GATEWAY_CLASS = "rehearsal"
 
 _FLAGS_LAST = timedelta(days=90)
 _PLACES: tuple[tuple[str, Track, int], ...] = (
@@ -162,7 +163,7 @@ def _gateway(namespace: str) -> Manifest:
         "kind": "Gateway",
         "metadata": {"name": "public", "namespace": namespace},
         "spec": {
-            "gatewayClassName": "rehearsal",
+            "gatewayClassName": GATEWAY_CLASS,
             "listeners": [{"name": "http", "port": 80, "protocol": "HTTP"}],
         },
     }
