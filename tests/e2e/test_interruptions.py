@@ -13,8 +13,8 @@ from cockpit.journal import events as ev
 from cockpit.journal.events import AnyEvent
 from tests.e2e.rehearsals import Rehearsed, Running, cockpit
 
-pytestmark = [pytest.mark.e2e, pytest.mark.timeout(300)]
-Start = Callable[..., Running]
+pytestmark = [pytest.mark.e2e, pytest.mark.timeout(500)]
+Reach = Callable[..., Running]
 
 
 def _baking(event: AnyEvent) -> bool:
@@ -48,9 +48,8 @@ def _closed(run: Rehearsed) -> None:
     ],
     ids=lambda number: number.name,
 )
-def test_a_signal_to_auto_in_mid_canary_aborts(start: Start, number: signal.Signals) -> None:
-    running = start("green")
-    running.wait_for(_baking)
+def test_a_signal_to_auto_in_mid_canary_aborts(reach: Reach, number: signal.Signals) -> None:
+    running = reach("green", _baking)
     running.process.send_signal(number)
     run = running.end()
     assert run.code == 20, run.out + run.err
@@ -58,18 +57,18 @@ def test_a_signal_to_auto_in_mid_canary_aborts(start: Start, number: signal.Sign
     _closed(run)
 
 
-def test_a_signal_to_the_conductor_in_mid_canary_aborts(start: Start) -> None:
-    running = start("green")
-    running.wait_for(_baking)
+@pytest.mark.long
+def test_a_signal_to_the_conductor_in_mid_canary_aborts(reach: Reach) -> None:
+    running = reach("green", _baking)
     os.kill(running.conductor_pid(), signal.SIGTERM)
     run = running.end()
     assert run.code == 20
     _closed(run)
 
 
-def test_a_signal_before_traffic_moves_ends_as_halted(start: Start) -> None:
-    running = start("green")
-    running.wait_for(_first_agent)
+@pytest.mark.long
+def test_a_signal_before_traffic_moves_ends_as_halted(reach: Reach) -> None:
+    running = reach("green", _first_agent)
     running.process.send_signal(signal.SIGTERM)
     run = running.end()
     assert run.code == 30
@@ -77,9 +76,8 @@ def test_a_signal_before_traffic_moves_ends_as_halted(start: Start) -> None:
     _closed(run)
 
 
-def test_a_killed_conductor_is_resumed_into_an_abort(start: Start) -> None:
-    running = start("green")
-    running.wait_for(_baking)
+def test_a_killed_conductor_is_resumed_into_an_abort(reach: Reach) -> None:
+    running = reach("green", _baking)
     os.kill(running.conductor_pid(), signal.SIGKILL)
     run = running.end()
     assert run.code == 20
@@ -88,9 +86,8 @@ def test_a_killed_conductor_is_resumed_into_an_abort(start: Start) -> None:
     _closed(run)
 
 
-def test_a_killed_conductor_goes_on_where_it_was_when_the_plan_says_so(start: Start) -> None:
-    running = start("operator-lost")
-    running.wait_for(_baking)
+def test_a_killed_conductor_goes_on_where_it_was_when_the_plan_says_so(reach: Reach) -> None:
+    running = reach("operator-lost", _baking)
     os.kill(running.conductor_pid(), signal.SIGKILL)
     run = running.end()
     assert run.code == 0, run.out[-3000:] + run.err
@@ -100,9 +97,10 @@ def test_a_killed_conductor_goes_on_where_it_was_when_the_plan_says_so(start: St
     _closed(run)
 
 
-def test_a_release_that_is_out_is_rolled_back_in_another_sitting(start: Start) -> None:
-    running = start("green", "--keep", "60")
-    running.wait_for(lambda event: isinstance(event, ev.RunClosed), within=240.0)
+@pytest.mark.long
+def test_a_release_that_is_out_is_rolled_back_in_another_sitting(reach: Reach) -> None:
+    running = reach("green", lambda event: isinstance(event, ev.Released), "--keep", "60", within=240.0)
+    running.wait_for(lambda event: isinstance(event, ev.RunClosed))
     without = cockpit("rollback", "--run", str(running.folder))
     assert without.returncode == 64 and "reason" in without.stderr
     undone = cockpit(
@@ -119,9 +117,9 @@ def test_a_release_that_is_out_is_rolled_back_in_another_sitting(start: Start) -
     _closed(run)
 
 
-def test_the_release_goes_on_without_its_front_end(start: Start) -> None:
-    running = start("unsigned-image")
-    running.wait_for(_first_agent)
+@pytest.mark.long
+def test_the_release_goes_on_without_its_front_end(reach: Reach) -> None:
+    running = reach("unsigned-image", _first_agent)
     running.process.kill()
     running.close()
     while not any(isinstance(event, ev.RunClosed) for event in running.events()):
@@ -129,9 +127,8 @@ def test_the_release_goes_on_without_its_front_end(start: Start) -> None:
     assert (running.folder / "journal.jsonl").exists()
 
 
-def test_halt_then_rollback_from_another_shell(start: Start) -> None:
-    running = start("green")
-    running.wait_for(_baking)
+def test_halt_then_rollback_from_another_shell(reach: Reach) -> None:
+    running = reach("green", _baking)
     halted = cockpit("halt", "--run", str(running.folder), "--reason", "a drill")
     assert halted.returncode == 0, halted.stdout + halted.stderr
     at = running.wait_for(lambda event: isinstance(event, ev.HaltBegan)).seq
@@ -144,9 +141,9 @@ def test_halt_then_rollback_from_another_shell(start: Start) -> None:
     _closed(run)
 
 
-def test_a_frozen_conductor_that_does_not_take_a_halt_is_replaced(start: Start) -> None:
-    running = start("green")
-    running.wait_for(_baking)
+@pytest.mark.long
+def test_a_frozen_conductor_that_does_not_take_a_halt_is_replaced(reach: Reach) -> None:
+    running = reach("green", _baking)
     os.kill(running.conductor_pid(), signal.SIGSTOP)
     cockpit("halt", "--run", str(running.folder), "--reason", "frozen")
     run = running.end()
@@ -155,9 +152,8 @@ def test_a_frozen_conductor_that_does_not_take_a_halt_is_replaced(start: Start) 
     _closed(run)
 
 
-def test_a_second_run_in_the_same_folder_is_refused(start: Start) -> None:
-    running = start("unsigned-image")
-    run = running.end()
+def test_a_second_run_in_the_same_folder_is_refused(rehearsed: Callable[[str], Rehearsed]) -> None:
+    run = rehearsed("unsigned-image")
     assert run.summary["run_id"] == (run.folder / "run.id").read_text(encoding="ascii")
     again = cockpit("rehearse", "--auto", "--out", str(run.folder))
     assert again.returncode == 64

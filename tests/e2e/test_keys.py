@@ -1,129 +1,216 @@
-"""HALT and ROLLBACK by keys, in a real terminal, on a real rehearsal."""
+"""HALT, ROLLBACK, approvals and break-glass by keys, in real terminals, on real rehearsals."""
 
 from __future__ import annotations
 
-import shlex
 import shutil
-import subprocess
-import time
-import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from cockpit.journal import events as ev
-from cockpit.journal.events import AnyEvent
-from cockpit.journal.reader import JOURNAL_NAME, verified_events
-from cockpit.journal.upcast import decode
-from tests.e2e.rehearsals import COCKPIT
+from cockpit.journal import events_people as people
+from cockpit.rehearsal.plan_people import PLATFORM, PRODUCT, SECURITY, SRE, Persona
+from tests.e2e.rehearsals import cockpit
+from tests.e2e.terminals import Seats, Terminal, one_time_password
 
 pytestmark = [
     pytest.mark.tmux,
-    pytest.mark.timeout(240),
+    pytest.mark.timeout(400),
     pytest.mark.skipif(shutil.which("tmux") is None, reason="tmux is not installed"),
 ]
+Play = Callable[[Callable[[Seats], None]], None]
+
+WHY = "the ingest backlog endangers a customer's deadline"
 
 
-class Terminal:
-    """A tmux session of its own server, with one command in it."""
-
-    def __init__(self, width: int, height: int, command: str) -> None:
-        self._name = f"cockpit-{uuid.uuid4().hex[:8]}"
-        self._tmux("new-session", "-d", "-x", str(width), "-y", str(height), "-s", "t", command)
-
-    def _tmux(self, *arguments: str) -> str:
-        done = subprocess.run(
-            ["tmux", "-L", self._name, *arguments], capture_output=True, text=True, check=False
-        )
-        return done.stdout
-
-    def press(self, *keys: str) -> None:
-        """Press keys, by tmux's names."""
-        self._tmux("send-keys", "-t", "t", *keys)
-
-    def type(self, text: str) -> None:
-        """Type text as it is."""
-        self._tmux("send-keys", "-t", "t", "-l", text)
-
-    def screen(self) -> str:
-        """Return what is on the screen."""
-        return self._tmux("capture-pane", "-p", "-t", "t")
-
-    def wait_for(self, text: str, within: float = 30.0) -> str:
-        """Poll until the screen shows `text`."""
-        give_up = time.monotonic() + within
-        while time.monotonic() < give_up:
-            if text in (shown := self.screen()):
-                return shown
-            time.sleep(0.1)
-        raise AssertionError(f"{text!r} is not on the screen:\n{self.screen()}")
-
-    def close(self) -> None:
-        """End the session; what ran in it gets SIGHUP."""
-        self._tmux("kill-server")
+def _sign(
+    seats: Seats, terminal: Terminal, person: Persona, request: str, reason: str, *, number: str = "1"
+) -> people.ApprovalReceived:
+    """Sign the one request that waits, 1 approving and 2 rejecting; a second factor is shown where asked."""
+    seats.wait(people.ApprovalRequested, lambda event: event.request == request)
+    terminal.wait_for("APPROVAL WAITS")
+    terminal.press("s")
+    terminal.choose("approve or reject?", number)
+    terminal.answer("Why? It is signed.", reason)
+    asked = next(one for one in seats.of(people.ApprovalRequested) if one.request == request)
+    if asked.step_up != "none":
+        terminal.answer(f"One-time password of {person.id}", one_time_password(seats.folder, person))
+    terminal.wait_for("Sign: ")
+    terminal.press("1")
+    terminal.wait_for("done · Esc goes back")
+    terminal.leave("Sign: ")
+    return seats.wait(
+        people.ApprovalReceived, lambda event: event.request == request and event.by == person.id, within=15
+    )
 
 
-@pytest.fixture
-def cockpit_in(tmp_path: Path) -> Iterator[Callable[[int, int], tuple[Terminal, Path]]]:
-    """Open a rehearsal in a terminal of a size."""
-    opened: list[Terminal] = []
-
-    def begin(width: int, height: int) -> tuple[Terminal, Path]:
-        folder = tmp_path / "run"
-        command = shlex.join([*COCKPIT, "rehearse", "--pace", "fast", "--out", str(folder)])
-        terminal = Terminal(width, height, command)
-        opened.append(terminal)
-        return terminal, folder
-
-    yield begin
-    for terminal in opened:
-        terminal.close()
+def _given(said: people.ApprovalReceived) -> tuple[str, str, str, str, bool]:
+    return said.by, said.identity, said.decision, said.reason, said.counted
 
 
-def _events(folder: Path) -> list[AnyEvent]:
-    if not (folder / JOURNAL_NAME).exists():
-        return []
-    return [event for block in verified_events(folder / JOURNAL_NAME, decode) for event in block]
+def _settled(seats: Seats, request: str) -> people.ApprovalSettled:
+    return seats.wait(people.ApprovalSettled, lambda event: event.request == request, within=15)
 
 
-def _wait(folder: Path, kind: type[object], within: float = 120.0) -> AnyEvent:
-    give_up = time.monotonic() + within
-    while time.monotonic() < give_up:
-        for event in _events(folder):
-            if isinstance(event, kind):
-                return event
-        time.sleep(0.1)
-    raise AssertionError(f"no {kind.__name__} in {folder}")
+def _verified(folder: Path) -> None:
+    """Hold the recording and the pack a run left against what a stranger checks."""
+    journal = cockpit("journal", "verify", str(folder))
+    assert journal.returncode == 0, journal.stdout
+    evidence = cockpit("evidence", "verify", str(folder / "evidence.zip"))
+    assert evidence.returncode == 0, evidence.stdout
 
 
-def test_halt_and_rollback_by_keys(cockpit_in: Callable[[int, int], tuple[Terminal, Path]]) -> None:
-    terminal, folder = cockpit_in(120, 40)
-    _wait(folder, ev.LookTaken)
+def _rolled_back_by_keys(seats: Seats, terminal: Terminal) -> None:
+    """HALT in the canary, give a reason, and roll back."""
+    seats.wait(ev.LookTaken)
     terminal.press("H")
-    halted = _wait(folder, ev.HaltBegan, within=15)
-    assert isinstance(halted, ev.HaltBegan) and halted.trigger == "key"
-    terminal.type("latency looks odd")
-    terminal.press("Enter")
-    reason = _wait(folder, ev.HaltReason, within=15)
-    assert isinstance(reason, ev.HaltReason) and reason.reason == "latency looks odd"
-    terminal.wait_for("HALT")
+    halted = seats.wait(ev.HaltBegan, within=15)
+    assert halted.trigger == "key"
+    terminal.answer("Why? The reason is recorded.", "latency looks odd")
+    assert seats.wait(ev.HaltReason, within=15).reason == "latency looks odd"
+    terminal.wait_for("HALTED: what now?")
     terminal.press("R")
-    time.sleep(0.5)
+    terminal.wait_for("Consequence")
     terminal.press("y")
-    _wait(folder, ev.RollbackStarted, within=15)
-    _wait(folder, ev.RollbackVerified, within=60)
-    closed = _wait(folder, ev.RunClosed, within=60)
-    assert isinstance(closed, ev.RunClosed) and closed.exit == 20
+    seats.wait(ev.RollbackStarted, within=15)
+    seats.wait(ev.RollbackVerified, within=60)
+    assert seats.wait(ev.RunClosed, within=60).exit == 20
 
 
-def test_closing_the_terminal_changes_nothing_for_the_release(
-    cockpit_in: Callable[[int, int], tuple[Terminal, Path]],
-) -> None:
-    terminal, folder = cockpit_in(80, 24)
-    _wait(folder, ev.AgentCalled)
-    before = len(_events(folder))
-    terminal.close()
-    closed = _wait(folder, ev.RunClosed, within=200)
-    assert isinstance(closed, ev.RunClosed) and closed.exit == 0, closed
-    assert len(_events(folder)) > before
+@pytest.mark.long
+def test_halt_and_rollback_by_keys(play: Play) -> None:
+    def act(seats: Seats) -> None:
+        _rolled_back_by_keys(seats, seats.rehearse())
+
+    play(act)
+
+
+def test_an_approval_by_two_people_then_halt_and_rollback_by_keys(play: Play) -> None:
+    def act(seats: Seats) -> None:
+        operator = seats.rehearse("--scenario", "approval-rejected", "--people", "none", person=SRE)
+        asked = seats.wait(people.ApprovalRequested)
+        assert (asked.asked, asked.requester, asked.threshold) == ("promote", "@sre", 2)
+        first = _sign(seats, seats.follow(PLATFORM), PLATFORM, asked.request, "read the plan and the pack")
+        assert _given(first) == (
+            "@platform",
+            PLATFORM.identity,
+            "approve",
+            "read the plan and the pack",
+            True,
+        )
+        operator.wait_for("promote 1/2")
+        assert not seats.of(people.ApprovalSettled) and not seats.of(ev.LookTaken)
+        second = _sign(seats, seats.follow(SECURITY), SECURITY, asked.request, "the images are signed")
+        assert _given(second) == ("@security", SECURITY.identity, "approve", "the images are signed", True)
+        settled = _settled(seats, asked.request)
+        assert (settled.result, set(settled.by)) == ("granted", {"@platform", "@security"})
+        _rolled_back_by_keys(seats, operator)
+        _verified(seats.folder)
+
+    play(act)
+
+
+def _break_glass(seats: Seats) -> tuple[Terminal, Terminal]:
+    """Ask for break-glass as @sre and approve it as @security; returns both screens."""
+    operator = seats.rehearse("--scenario", "break-glass", "--people", "none", person=SRE)
+    seats.wait(ev.Question)
+    operator.wait_for("DECIDE")
+    operator.press("B")
+    operator.choose("BREAK-GLASS: which gate?", "1")
+    operator.answer("BREAK-GLASS: the reason for access", WHY)
+    operator.answer("Type the name of the release", "v3.0.0")
+    operator.wait_for("it counts once a second person has signed")
+    operator.press("y")
+    operator.wait_for("BREAK-GLASS: sign")
+    operator.press("1")
+    operator.wait_for("waits for its second person")
+    operator.leave("BREAK-GLASS: sign")
+    asked = seats.wait(people.ApprovalRequested, within=15)
+    assert (asked.asked, asked.requester) == ("break-glass", "@sre")
+
+    # Whoever asked cannot sign: not as who they are, and not as somebody else.
+    operator.press("s")
+    operator.wait_for("You (@sre) asked for this: somebody else has to sign it.")
+    operator.choose("approve or reject?", "1")
+    operator.answer("Why? It is signed.", "I say so myself")
+    operator.choose("@sre asked for this and cannot sign it.", "1")
+    operator.wait_for("It needs a second factor of @security")
+    operator.press("1")
+    operator.wait_for("NOT DONE")
+    assert "403" in operator.screen()
+    operator.leave("Sign: ")
+    mine = cockpit("approve", asked.request, "--as", SRE.id, "--reason", "me", "--run", str(seats.folder))
+    assert mine.returncode == 64 and "@sre asked for this and cannot decide it" in mine.stderr
+    assert not seats.of(people.ApprovalReceived) and not seats.of(people.BreakGlassUsed)
+
+    second = seats.follow(SECURITY)
+    said = _sign(seats, second, SECURITY, asked.request, "looked at the Deployment with @sre")
+    assert _given(said) == (
+        "@security",
+        SECURITY.identity,
+        "approve",
+        "looked at the Deployment with @sre",
+        True,
+    )
+    settled = _settled(seats, asked.request)
+    assert (settled.result, settled.by) == ("granted", ["@security"])
+    used = seats.wait(people.BreakGlassUsed, within=15)
+    assert (used.gate, used.by, used.second, used.reason) == ("policy_ci", "@sre", "@security", WHY)
+    operator.wait_for("BREAK-GLASS over policy_ci")
+    return operator, second
+
+
+def test_break_glass_by_two_people_and_then_a_rejection_by_keys(play: Play) -> None:
+    def act(seats: Seats) -> None:
+        operator, second = _break_glass(seats)
+        asked = seats.wait(people.ApprovalRequested, lambda event: event.asked == "promote")
+        reason = "a dependency still waits for its review"
+        said = _sign(seats, second, SECURITY, asked.request, reason, number="2")
+        assert _given(said) == ("@security", SECURITY.identity, "reject", reason, True)
+        settled = _settled(seats, asked.request)
+        assert (settled.result, settled.by) == ("rejected", ["@security"])
+        closed = seats.wait(ev.RunClosed, within=60)
+        assert closed.exit == 10 and "@security" in closed.cause
+        assert not [
+            e for e in seats.of(ev.EffectIntended) if e.env == "prod" and e.verb in ("shift", "scale")
+        ]
+        operator.wait_for("@security", within=15)
+        verdicts = [e.verdict for e in seats.of(ev.GateJudged) if e.phase_gate == "policy_ci"]
+        assert "fail" in verdicts
+        _verified(seats.folder)
+
+    play(act)
+
+
+@pytest.mark.long
+def test_a_release_under_broken_glass_signed_to_its_end_by_keys(play: Play) -> None:
+    def act(seats: Seats) -> None:
+        operator, second = _break_glass(seats)
+        asked = seats.wait(people.ApprovalRequested, lambda event: event.asked == "promote")
+        _sign(seats, second, SECURITY, asked.request, "the images are signed")
+        _sign(seats, seats.follow(PLATFORM), PLATFORM, asked.request, "read the plan and the pack")
+        assert _settled(seats, asked.request).result == "granted"
+        operator.close()  # the release goes on
+        flip = seats.wait(people.ApprovalRequested, lambda event: event.asked == "flip", within=200)
+        _sign(seats, seats.follow(PRODUCT), PRODUCT, flip.request, "its flags may go on now")
+        closed = seats.wait(ev.RunClosed, within=60)
+        assert closed.exit == 0, closed
+        assert seats.of(ev.Released)
+        _verified(seats.folder)
+
+    play(act)
+
+
+@pytest.mark.long
+def test_closing_the_terminal_changes_nothing_for_the_release(play: Play) -> None:
+    def act(seats: Seats) -> None:
+        terminal = seats.rehearse(width=80, height=24)
+        seats.wait(ev.AgentCalled)
+        before = len(seats.events())
+        terminal.close()
+        closed = seats.wait(ev.RunClosed, within=200)
+        assert closed.exit == 0, closed
+        assert len(seats.events()) > before
+
+    play(act)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from xml.etree import ElementTree
 
 import pytest
@@ -26,8 +26,19 @@ from cockpit.journal.fold import Fold
 from cockpit.journal.state import encode
 from tests.e2e.rehearsals import Rehearsed, cockpit
 
-pytestmark = [pytest.mark.e2e, pytest.mark.timeout(400)]
+pytestmark = [pytest.mark.e2e, pytest.mark.timeout(600)]
 Get = Callable[[str], Rehearsed]
+
+EACH_TIME = (
+    "green",
+    "slo-breach-50",
+    "unsigned-image",
+    "no-traffic",
+    "signing-outage",
+    "approval-rejected",
+    "critical-breach",
+)
+"""The scenarios of `make test`; the others take `make test-long`."""
 
 EXITS = {
     "green": 0,
@@ -52,6 +63,18 @@ EXITS = {
 UNSIGNED = "signing-outage"
 BEFORE_TRAFFIC = [name for name, code in EXITS.items() if code in (10, 50)]
 ROLLED_BACK = [name for name, code in EXITS.items() if code == 20]
+
+
+def _each(scenarios: Iterable[str]) -> list[object]:
+    """Return scenarios as parameters, each marked `long` that is not rehearsed each time."""
+    return [_of(name) for name in scenarios]
+
+
+def _of(scenario: str, *more: object) -> object:
+    marks = () if scenario in EACH_TIME else (pytest.mark.long,)
+    return pytest.param(scenario, *more, marks=marks, id=scenario)
+
+
 WRITTEN = (
     "journal.jsonl",
     "heads",
@@ -67,7 +90,7 @@ WRITTEN = (
 )
 
 
-@pytest.mark.parametrize("scenario", EXITS)
+@pytest.mark.parametrize("scenario", _each(EXITS))
 def test_exit_code(rehearsed: Get, scenario: str) -> None:
     run = rehearsed(scenario)
     assert run.code == EXITS[scenario], run.out[-3000:] + run.err
@@ -75,7 +98,7 @@ def test_exit_code(rehearsed: Get, scenario: str) -> None:
     assert "Traceback" not in run.out + run.err + (run.folder / "conductor.log").read_text()
 
 
-@pytest.mark.parametrize("scenario", [name for name in EXITS if name != UNSIGNED])
+@pytest.mark.parametrize("scenario", _each(name for name in EXITS if name != UNSIGNED))
 def test_everything_is_written_and_verifies(rehearsed: Get, scenario: str) -> None:
     run = rehearsed(scenario)
     assert [name for name in WRITTEN if not (run.folder / name).exists()] == []
@@ -86,13 +109,13 @@ def test_everything_is_written_and_verifies(rehearsed: Get, scenario: str) -> No
     assert journal.returncode == 0, journal.stdout
 
 
-@pytest.mark.parametrize("scenario", EXITS)
+@pytest.mark.parametrize("scenario", _each(EXITS))
 def test_replay_reaches_the_final_state(rehearsed: Get, scenario: str) -> None:
     run = rehearsed(scenario)
     assert encode(Fold().apply_all(run.events).snapshot()) == (run.folder / "state.json").read_bytes()
 
 
-@pytest.mark.parametrize("scenario", EXITS)
+@pytest.mark.parametrize("scenario", _each(EXITS))
 def test_nothing_forward_is_left_open(rehearsed: Get, scenario: str) -> None:
     run = rehearsed(scenario)
     state = Fold().apply_all(run.events).snapshot()
@@ -100,7 +123,7 @@ def test_nothing_forward_is_left_open(rehearsed: Get, scenario: str) -> None:
     assert state.closed is not None
 
 
-@pytest.mark.parametrize("scenario", EXITS)
+@pytest.mark.parametrize("scenario", _each(EXITS))
 def test_junit_has_a_case_for_each_required_gate(rehearsed: Get, scenario: str) -> None:
     run = rehearsed(scenario)
     root = ElementTree.parse(run.folder / "junit.xml").getroot()
@@ -150,7 +173,7 @@ def test_the_promotion_pack_is_sealed_before_the_first_step(rehearsed: Get) -> N
     assert sealed.seq < shift.seq
 
 
-@pytest.mark.parametrize("scenario", ROLLED_BACK)
+@pytest.mark.parametrize("scenario", _each(ROLLED_BACK))
 def test_no_request_reaches_the_canary_after_the_rollback_was_verified(rehearsed: Get, scenario: str) -> None:
     run = rehearsed(scenario)
     verified = run.of(ev.RollbackVerified)[0].at
@@ -161,7 +184,7 @@ def test_no_request_reaches_the_canary_after_the_rollback_was_verified(rehearsed
         assert [r for r in prod if r["track"] == "stable" and r["at"] > verified], "stable serves on"
 
 
-@pytest.mark.parametrize("scenario", ROLLED_BACK)
+@pytest.mark.parametrize("scenario", _each(ROLLED_BACK))
 def test_a_rollback_leaves_stable_as_it_was(rehearsed: Get, scenario: str) -> None:
     run = rehearsed(scenario)
     stable = run.of(ev.StableRecorded)[0]
@@ -177,7 +200,7 @@ def test_a_rollback_leaves_stable_as_it_was(rehearsed: Get, scenario: str) -> No
     }
 
 
-@pytest.mark.parametrize("scenario", BEFORE_TRAFFIC)
+@pytest.mark.parametrize("scenario", _each(BEFORE_TRAFFIC))
 def test_no_traffic_moves_when_a_gate_failed_before(rehearsed: Get, scenario: str) -> None:
     run = rehearsed(scenario)
     assert run.summary["traffic_moved"] is False
@@ -189,10 +212,10 @@ def test_no_traffic_moves_when_a_gate_failed_before(rehearsed: Get, scenario: st
 @pytest.mark.parametrize(
     ("scenario", "phase_gate", "agent"),
     [
-        ("unsigned-image", "supply_chain", "A15"),
-        ("mutable-tag", "policy_ci", "A9"),
-        ("low-headroom", "perf", "A27"),
-        ("policy-deny", "policy_ci", "A9"),
+        _of("unsigned-image", "supply_chain", "A15"),
+        _of("mutable-tag", "policy_ci", "A9"),
+        _of("low-headroom", "perf", "A27"),
+        _of("policy-deny", "policy_ci", "A9"),
     ],
 )
 def test_the_right_gate_fails(rehearsed: Get, scenario: str, phase_gate: str, agent: str) -> None:
@@ -201,7 +224,7 @@ def test_the_right_gate_fails(rehearsed: Get, scenario: str, phase_gate: str, ag
     assert (phase_gate, agent) in failed
 
 
-@pytest.mark.parametrize(("scenario", "weight"), [("slo-breach-10", 10), ("slo-breach-50", 50)])
+@pytest.mark.parametrize(("scenario", "weight"), [_of("slo-breach-10", 10), _of("slo-breach-50", 50)])
 def test_a_breach_rolls_back_from_its_step(rehearsed: Get, scenario: str, weight: int) -> None:
     run = rehearsed(scenario)
     assert run.of(ev.StepStarted)[-1].weight == weight
@@ -209,6 +232,7 @@ def test_a_breach_rolls_back_from_its_step(rehearsed: Get, scenario: str, weight
     assert any(look.outcome == "fail" for look in run.of(ev.LookTaken))
 
 
+@pytest.mark.long
 def test_an_outage_of_the_metrics_is_no_breach_and_no_pass(rehearsed: Get) -> None:
     run = rehearsed("metrics-outage")
     assert run.of(ev.RollbackStarted)[0].reason == "inconclusive"
@@ -247,11 +271,13 @@ def test_a_critical_breach_is_a_hard_stop_to_its_end(rehearsed: Get) -> None:
     assert any(macro.startswith("hard_stop") for macro, _ in posted)
 
 
+@pytest.mark.long
 def test_a_window_that_closes_in_mid_canary_rolls_back(rehearsed: Get) -> None:
     run = rehearsed("window-closes")
     assert "window" in run.of(ev.RollbackStarted)[0].cause
 
 
+@pytest.mark.long
 def test_a_slow_canary_is_rolled_back_for_its_latency(rehearsed: Get) -> None:
     run = rehearsed("slow-canary")
     assert run.of(ev.RollbackStarted)[0].reason == "slo_breach"
@@ -259,6 +285,7 @@ def test_a_slow_canary_is_rolled_back_for_its_latency(rehearsed: Get) -> None:
     assert any("p95_ms" in look.reason or "latency" in look.reason for look in failed)
 
 
+@pytest.mark.long
 def test_a_sick_stable_takes_no_canary_beside_it(rehearsed: Get) -> None:
     run = rehearsed("stable-sick")
     assert "stable" in run.summary["cause"] or "slo" in run.summary["cause"]
@@ -271,6 +298,7 @@ def test_a_rejection_binds(rehearsed: Get) -> None:
     assert settled.by[0] in run.summary["cause"]
 
 
+@pytest.mark.long
 def test_break_glass_leaves_the_verdict_it_overrides(rehearsed: Get) -> None:
     run = rehearsed("break-glass")
     (used,) = run.of(BreakGlassUsed)
@@ -281,6 +309,7 @@ def test_break_glass_leaves_the_verdict_it_overrides(rehearsed: Get) -> None:
     assert "break-glass" in str(run.summary["gate_reasons"])
 
 
+@pytest.mark.long
 def test_a_regressed_kpi_is_filed_once(rehearsed: Get) -> None:
     run = rehearsed("kpi-regression")
     assert any(e.regressed for e in run.of(KpiMeasured))
@@ -288,6 +317,7 @@ def test_a_regressed_kpi_is_filed_once(rehearsed: Get) -> None:
     assert len(filed) == len({e.key for e in filed}) >= 1
 
 
+@pytest.mark.long
 def test_a_lost_operator_is_noticed_and_the_release_goes_on(rehearsed: Get) -> None:
     run = rehearsed("operator-lost")
     (lost,) = run.of(OperatorLost)
