@@ -292,6 +292,7 @@ class _Run:
                 if not aborting:
                     raise
                 self._recorder.note(Noted(level="error", text=cause_text(error)))
+        control.take_halt_request()  # one that was left before anybody listened holds from the beginning
         stack.enter_context(_Signals(wired.people, signalled))
         await stack.enter_async_context(alongside(_beat(self._run_dir, control, self._clock)))
         keeping = _keep_fallback(self._run_dir, self._loaded.plan, self._recorder, self._clock)

@@ -99,8 +99,9 @@ class Supervisor:
         return _INTERNAL
 
     def _one(self, *, resume: bool) -> int:
-        for name in (HEARTBEAT, HALT_REQUEST):
-            # A HALT that no conductor took is not lost: the next one resumes into an abort.
+        # A HALT that no conductor took is not lost: the next one resumes into an abort. One that lies there
+        # before the first is left to it, which holds before it does anything.
+        for name in (HEARTBEAT, HALT_REQUEST) if resume else (HEARTBEAT,):
             if name == HALT_REQUEST and (self._run_dir / name).exists():
                 self._told = "a HALT was not acknowledged"
             try:
@@ -127,7 +128,7 @@ class Supervisor:
                 return self._child.wait(_POLL)
             except subprocess.TimeoutExpired:
                 pass
-            if self._hangs(started) or self._unheard():
+            if self._hangs(started) or self._unheard(first=not resume):
                 print("the conductor does not answer: it is replaced", file=sys.stderr, flush=True)
                 self._child.kill()
 
@@ -141,9 +142,13 @@ class Supervisor:
             self._beat, self._beat_at = beat, time.monotonic()
         return time.monotonic() - self._beat_at > self._silent
 
-    def _unheard(self) -> bool:
-        """Tell whether a HALT has waited too long for the conductor to take it."""
-        if not (self._run_dir / HALT_REQUEST).exists():
+    def _unheard(self, *, first: bool) -> bool:
+        """Tell whether a HALT has waited too long for the conductor to take it.
+
+        The first conductor does nothing forward before its first heartbeat, and is given the time until then.
+        """
+        starting = first and not (self._run_dir / HEARTBEAT).exists()
+        if starting or not (self._run_dir / HALT_REQUEST).exists():
             self._halt_since = None
             return False
         if self._halt_since is None:

@@ -2,7 +2,8 @@
 
 `ACTS` has one word for each start, the last one for all that follow: `crash`, `hang` (no heartbeat after the
 first), `deaf` (beats, ignores everything), `wait` (beats until SIGTERM, then ends with 30), `hard` (ends at
-the second SIGTERM, its run open), or an exit code.
+the second SIGTERM, its run open), or an exit code. `halted` holds what a HALT said that lay
+there when it began, `told` what it was told.
 """
 
 from __future__ import annotations
@@ -27,6 +28,10 @@ def main() -> int:
     signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGTERM])
     with log.open("a") as file:
         file.write(f"{act} {os.getpid()} {'resume' if '--resume' in sys.argv else 'first'}\n")
+    if (folder / "halt.request").exists():
+        (folder / "halted").write_text((folder / "halt.request").read_text())
+    if "--told" in sys.argv:
+        (folder / "told").write_text(sys.argv[sys.argv.index("--told") + 1])
     beat = folder / "heartbeat"
     if act == "crash":
         return 1

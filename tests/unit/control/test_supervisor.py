@@ -113,6 +113,19 @@ async def test_a_halt_nobody_hears_replaces_the_conductor(tmp_path: Path) -> Non
         assert not (tmp_path / "halt.request").exists()
 
 
+async def test_a_halt_left_before_the_first_conductor_is_left_to_it(tmp_path: Path) -> None:
+    (tmp_path / "halt.request").write_text("ann")
+    async with supervised(tmp_path, "deaf,20", unheard=0.3) as run:
+        code, _ = await run.ended()
+        # It was there to be taken, and nobody took it.
+        assert (code, [how for _, _, how in run.starts()]) == (20, ["first", "resume"])
+        assert _text(tmp_path / "halted") == "ann"
+        assert _text(tmp_path / "told") == "a HALT was not acknowledged"
+            "ann",
+            "a HALT was not acknowledged",
+        )
+
+
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
 async def test_signals_are_passed_on_as_a_request_to_abort(tmp_path: Path, number: signal.Signals) -> None:
     async with supervised(tmp_path, "wait") as run:
