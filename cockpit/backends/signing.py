@@ -21,6 +21,13 @@ TokenSource = Callable[[], Awaitable[str]]
 """Gives an OpenID Connect identity token, or raises a BackendError."""
 
 _MAX_TOKEN = 64 * 1024
+_ATTEMPTS = 3
+# Rekor looks at its checkpoint each second, and only then forgets that it gave requests up.
+_LOG_RECOVERS = 1.1
+
+
+class LogInterrupted(BackendUnreachable):
+    """The log gave up a request that nobody cut: when one client goes away it does so to all that wait."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,7 +124,7 @@ class HttpToken:
     def _token(self, status: int, body: bytes) -> str:
         import json
 
-        if status >= 500:
+        if status >= 500 or status == 429:
             raise BackendUnreachable(f"the token issuer answered {status}", where=self._url)
         if status >= 300:
             raise BackendRefused(
@@ -205,7 +212,7 @@ class SigstoreSigning:
                 timeout=deadline,
             )
 
-        made = await self._threads.run(call, deadline=max(0.0, end - loop.time()))
+        made = await self._signed(call, end)
         return Signature(
             bundle_json=made.bundle_json,
             log_index=made.log_index,
@@ -214,6 +221,17 @@ class SigstoreSigning:
             issuer=self._issuer,
             integrated_at=made.stamped_at,
         )
+
+    async def _signed(self, call: Callable[[], Made], end: float) -> Made:
+        loop = asyncio.get_running_loop()
+        for again in reversed(range(_ATTEMPTS)):
+            try:
+                return await self._threads.run(call, deadline=max(0.0, end - loop.time()))
+            except LogInterrupted:
+                if not again or loop.time() + _LOG_RECOVERS >= end:
+                    raise
+            await asyncio.sleep(_LOG_RECOVERS)
+        raise AssertionError("the last attempt returns or raises")
 
 
 def read_secret(reference: str) -> str:

@@ -24,6 +24,7 @@ from sigstore.sign import SigningContext
 from sigstore.verify import Verifier, policy
 
 from cockpit.backends import sigstore_form
+from cockpit.backends.signing import LogInterrupted
 from cockpit.base.errors import (
     BackendError,
     BackendGarbage,
@@ -34,6 +35,9 @@ from cockpit.base.errors import (
     UsageError,
 )
 from cockpit.base.text import visible
+
+_GIVEN_UP = 499
+"""What gRPC's gateway makes of CANCELLED."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,7 +73,12 @@ class _BoundedHttp(HTTPAdapter):
 
     def send(self, request: Any, *args: Any, **options: Any) -> requests.Response:
         options["timeout"] = self._timeout
-        return super().send(request, *args, **options)
+        answer = super().send(request, *args, **options)
+        framed = "Content-Length" in answer.headers or "Transfer-Encoding" in answer.headers
+        # Headers that were cut look like an answer without a body: the library takes their end for the end.
+        if not framed and answer.status_code not in (204, 304) and not answer.content:
+            raise requests.ConnectionError("the answer was cut", request=request)
+        return answer
 
 
 def sign(
@@ -222,7 +231,9 @@ def explain(error: Exception) -> BackendError:
 def _status(response: requests.Response) -> BackendError:
     where = visible(str(response.url), limit=200)
     text = visible(response.text, limit=200)
-    if response.status_code >= 500:
+    if response.status_code == _GIVEN_UP:
+        return LogInterrupted(f"answered {response.status_code}: {text}", where=where)
+    if response.status_code >= 500 or response.status_code == 429:
         return BackendUnreachable(f"answered {response.status_code}: {text}", where=where)
     return BackendRefused(
         f"answered {response.status_code}: {text}",
