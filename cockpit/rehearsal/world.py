@@ -64,7 +64,7 @@ async def run_world(
 
     try:
         async with asyncio.TaskGroup() as tasks:
-            jobs = [tasks.create_task(_live(folder, scenario, pace, parts or Embedded()))]
+            jobs = [tasks.create_task(_live(folder, scenario, pace, parts))]
             if lock is not None:
                 jobs.append(tasks.create_task(follow(lock)))
             timer = loop.call_later(bound, end, f"its bound of {bound:g} s has passed")
@@ -80,8 +80,10 @@ async def run_world(
     return reason
 
 
-async def _live(folder: Path, scenario: Scenario, pace: Pace, parts: Parts) -> None:
+async def _live(folder: Path, scenario: Scenario, wanted: Pace, made_of: Parts | None) -> None:
     place = folder / "world"
+    parts = made_of or Embedded()
+    pace = parts.pace(wanted)
     async with (
         supplying(place, scenario, parts) as supply,
         running(place, scenario, supply.images, scrape=pace.scrape, parts=parts) as platform,
@@ -93,7 +95,7 @@ async def _live(folder: Path, scenario: Scenario, pace: Pace, parts: Parts) -> N
             starting.create_task(supply.publish())
         await supply.worsen()
         await platform.worsen()
-        _write(folder, scenario, parts.pace(pace), supply, platform, parts)
+        _write(folder, scenario, pace, supply, platform, parts)
         _announce(folder, scenario)
         if scenario.people not in (None, "absent"):
             tasks.create_task(People(folder, scenario.people).run())
