@@ -159,6 +159,15 @@ class Release:
             )
         return seen
 
+    async def _as_left(self, stable: Stable) -> Stable:
+        """Return what is to be given back of a release that was out; all of it where it cannot be seen."""
+        try:
+            seen = await self._p.abort_targets.stable()
+        except BackendError as error:
+            self._note(f"how many replicas stable has cannot be seen: {error}")
+            return stable
+        return _as_many_as(stable, {one.name: one.wanted for one in seen})
+
     async def undo(self, reason: WireReason, cause: str, by: str) -> Ending:
         """Roll back a release that is out: stable gets the images it had before (seed section 7)."""
         self._p.people.over()
@@ -174,9 +183,7 @@ class Release:
             return await self._end(Ending(60, f"{cause}; {cause_text(held)}"))
         except CockpitError as error:
             return await self._unfinished(True, f"{cause}; {cause_text(error)}", stable)
-        # Scaled down since, by people or an autoscaler: that is theirs to decide.
-        replicas = {name: min(count, present.get(name, count)) for name, count in stable.replicas.items()}
-        stable = Stable(replicas, stable.images)
+        stable = _as_many_as(stable, present)
         verified = await self._aborted(reason, cause, by, stable, True)
         await self._hard_stop(cause, reason, "")
         return await self._end(Ending(20 if verified else 21, cause))
@@ -200,6 +207,8 @@ class Release:
             await self._reach(state.fence, superseding=undoing)
         except CockpitError as error:
             return await self._unfinished(canary.moved, f"{reason}; {cause_text(error)}", stable)
+        if undoing:
+            stable = await self._as_left(stable)
         # What had begun to replace stable, or was out already, is undone by giving stable its images back.
         replacing = canary.stage == "promote" or canary.released
         verified = await self._aborted("crash", reason, "supervisor", stable, replacing)
@@ -444,6 +453,12 @@ class Release:
                     await self._p.phases.op("P6", info, "EVIDENCE", params={"pack": "closing"})
         except Exception as error:  # noqa: BLE001 - the ending stands whatever becomes of it
             self._note(f"closing: {agent}: {cause_text(error)}")
+
+
+def _as_many_as(stable: Stable, present: dict[str, int]) -> Stable:
+    """Return stable with no more replicas than there are: scaling it down since was for others to decide."""
+    replicas = {name: min(count, present.get(name, count)) for name, count in stable.replicas.items()}
+    return Stable(replicas, stable.images)
 
 
 def _asked_for(error: BaseException) -> bool:

@@ -9,6 +9,7 @@ from cockpit.backends.cluster import DEPLOYMENT
 from cockpit.conductor.ending import ApprovalMissing, Ending
 from cockpit.conductor.resume import MOST_TAKEN_UP, must_abort, progress_of
 from cockpit.evidence.order import rollbacks_proven
+from cockpit.journal.base import Event
 from cockpit.journal.events import (
     AgentCalled,
     EffectIntended,
@@ -123,6 +124,31 @@ async def test_a_rollback_that_was_cut_off_is_finished(tmp_path: Path) -> None:
             assert must_abort(second.recorder.state(), plan)
             assert (await second.release.abort_only("the conductor ended")).exit == 20
         assert await made.stable() == {"web": (2, OLD.format("web"))}
+
+
+async def test_a_rollback_that_was_cut_off_does_not_ask_for_more_replicas_than_there_are(
+    tmp_path: Path,
+) -> None:
+    async with asyncio.timeout(100), world() as made:
+        clock = FastClock(50)
+        plan = plan_for(made, clock, "continue")
+        async with sitting(tmp_path, made, plan, clock) as first:
+            ended = await first.release.run()
+            await close(first, ended)
+            await reopen(first, "rollback")
+        # Fewer are needed by now, and that is for others to decide.
+        await made.change(DEPLOYMENT, "web-stable", {"spec": {"replicas": 1}})
+
+        def begun(event: Event) -> bool:
+            return isinstance(event, EffectIntended)
+
+        async with sitting(tmp_path, made, plan, clock, at=1, after=True, where=begun) as second:
+            undoing = second.release.undo("manual", "fewer orders", "ann")
+            assert await until_killed(second, undoing) is None
+        assert any(isinstance(e, RollbackStarted) for e in records(tmp_path))
+        async with sitting(tmp_path, made, plan, clock, taken_up=True) as third:
+            assert (await third.release.abort_only("the conductor ended")).exit == 20
+        assert await made.stable() == {"web": (1, OLD.format("web"))}
 
 
 async def test_nothing_is_rolled_back_where_nothing_is_out(tmp_path: Path) -> None:
