@@ -18,6 +18,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
+from cockpit.backends.http import hung_up
 from cockpit.base.errors import (
     AnswerLate,
     BackendGarbage,
@@ -248,7 +249,10 @@ async def ask_url(url: str, request: bytes, *, token: str, trace_id: str, deadli
     except (TimeoutError, httpx.TimeoutException):
         raise AnswerLate(f"no answer within {deadline:g} s", where=where) from None
     except (httpx.RemoteProtocolError, httpx.LocalProtocolError, httpx.DecodingError) as error:
-        raise BackendGarbage(f"not HTTP: {visible(str(error), limit=200)}", where=where) from None
+        text = visible(str(error), limit=200)
+        if hung_up(error):
+            raise BackendUnreachable(f"cut off: {text}", where=where) from None
+        raise BackendGarbage(f"not HTTP: {text}", where=where) from None
     except (httpx.HTTPError, httpx.InvalidURL, OSError) as error:
         text = visible(f"{type(error).__name__}: {error}", limit=200)
         raise BackendUnreachable(text, where=where) from None

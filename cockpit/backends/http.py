@@ -74,6 +74,8 @@ class BoundedHttpReader:
         except TimeoutError:
             raise BackendUnreachable(f"no answer within {self._deadline:g} s", where=shown) from None
         except (httpx.DecodingError, httpx.RemoteProtocolError, httpx.LocalProtocolError) as error:
+            if hung_up(error):
+                raise BackendUnreachable(f"cut off: {visible(str(error), limit=200)}", where=shown) from None
             raise BackendGarbage(f"not HTTP: {visible(str(error), limit=200)}", where=shown) from None
         except (httpx.HTTPError, httpx.InvalidURL, OSError) as error:
             text = visible(f"{type(error).__name__}: {error}", limit=200)
@@ -108,6 +110,14 @@ def _tls(trust_env: bool) -> ssl.SSLContext:
     import httpx
 
     return httpx.create_ssl_context(trust_env=trust_env)
+
+
+def hung_up(error: Exception) -> bool:
+    """Tell whether an httpx error means that the peer closed the connection, and not that it is no HTTP."""
+    # The library has one class for both; these are the texts of its parser (h11) and its transport.
+    return type(error).__name__ == "RemoteProtocolError" and str(error).startswith(
+        ("Server disconnected", "peer closed connection", "peer unexpectedly closed connection")
+    )
 
 
 def origin(url: str) -> tuple[str, str, int]:

@@ -17,6 +17,7 @@ from email.utils import parsedate_to_datetime
 from typing import Any, Literal, Protocol
 from urllib.parse import quote, urlsplit
 
+from cockpit.backends.http import hung_up
 from cockpit.backends.issue_answers import (
     MAX_TITLE,
     Comment,
@@ -360,7 +361,7 @@ class GitHubIssues:
             raise BackendUnreachable(f"no answer within {self._deadline:g} s", where=where) from None
         except (httpx.DecodingError, httpx.RemoteProtocolError, httpx.LocalProtocolError) as error:
             text = visible(str(error), limit=200)
-            if isinstance(error, httpx.RemoteProtocolError) and "disconnected" in text:
+            if hung_up(error):
                 raise BackendUnreachable(f"cut off: {text}", where=where) from None
             raise BackendGarbage(f"not HTTP: {text}", where=where) from None
         except (httpx.HTTPError, httpx.InvalidURL, OSError) as error:

@@ -227,9 +227,9 @@ def _judged(exchange: Exchange) -> ParsedAnswer:
         return read_answer(exchange.body)
     said = read_error(exchange.body)
     text = f": {said[0]}: {said[1]}" if said is not None else ""
-    if 400 <= status < 500:
+    if 400 <= status < 500 and status != 429:
         raise BackendRefused(f"the query was refused with HTTP {status}{text}", status=status)
-    if status >= 500:
+    if status >= 500 or status == 429:
         raise BackendUnreachable(f"the back end is not able to answer: HTTP {status}{text}")
     if 300 <= status < 400:
         target = visible(exchange.headers.get("Location", "nowhere"), limit=200)

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 from urllib.parse import quote, urlsplit
 
+from cockpit.backends.http import hung_up
 from cockpit.backends.policy_engine import (
     MAX_QUESTIONS,
     RULE,
@@ -111,6 +112,8 @@ class OpaHttp:
         except TimeoutError:
             raise BackendUnreachable(f"no answer within {self._deadline:g} s", where=where) from None
         except (httpx.DecodingError, httpx.RemoteProtocolError, httpx.LocalProtocolError) as error:
+            if hung_up(error):
+                raise BackendUnreachable(f"cut off: {visible(str(error), limit=200)}", where=where) from None
             raise BackendGarbage(f"not HTTP: {visible(str(error), limit=200)}", where=where) from None
         except (httpx.HTTPError, httpx.InvalidURL, OSError) as error:
             text = visible(f"{type(error).__name__}: {error}", limit=200)

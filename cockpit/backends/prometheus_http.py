@@ -127,7 +127,9 @@ class _Session(requests.Session):
                 raise BackendGarbage(f"the answer is larger than {MAX_ANSWER_BYTES} bytes")
             if self._monotonic() > self.deadline:
                 raise BackendUnreachable("the answer did not end in time")
-        if length.isdecimal() and len(body) != int(length):
+        # Headers that were cut look like an answer without a body: this library takes their end for the end.
+        framed = length.isdecimal() or "chunked" in response.headers.get("Transfer-Encoding", "").lower()
+        if (length.isdecimal() and len(body) != int(length)) or not (framed or body):
             raise BackendUnreachable("the answer was cut")
         return bytes(body)
 
@@ -206,6 +208,9 @@ class Connection:
 def _mapped(error: BaseException) -> BackendError:
     causes = _causes(error)
     for cause in causes:
+        # A line that has not ended is of an answer that was cut.
+        if isinstance(cause, http.client.BadStatusLine) and not str(cause.args[0]).endswith("\n"):
+            return BackendUnreachable("the answer was cut")
         # A peer that hangs up is a disconnect; one that sends something else than HTTP is garbage.
         if isinstance(cause, http.client.HTTPException) and not isinstance(
             cause, (http.client.RemoteDisconnected, http.client.IncompleteRead)

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol
 from urllib.parse import urlsplit
 
+from cockpit.backends.http import hung_up
 from cockpit.base.errors import BackendGarbage, BackendRefused, BackendUnreachable
 from cockpit.base.limits import MAX_ANSWER_BYTES
 from cockpit.base.text import visible
@@ -99,7 +100,7 @@ class RegistryBackend(Protocol):
         ...
 
     async def tags(self, repository: str) -> tuple[str, ...]:
-        """Return the repository's tags."""
+        """Return the repository's tags, by name."""
         ...
 
 
@@ -193,7 +194,7 @@ class OciRegistry:
                 raise BackendGarbage("the tags are not a list of tags", where=repository)
             found += tags
             if not tags or "link" not in headers:
-                return tuple(found)
+                return tuple(sorted(found))  # not every registry gives them in order
             last = tags[-1]
         raise BackendGarbage(f"more than {_MAX_PAGES} pages of tags", where=repository)
 
@@ -263,6 +264,11 @@ class OciRegistry:
                 return body, answer.headers
         except TimeoutError:
             raise BackendUnreachable(f"no answer within {self._deadline:g} s", where=url) from None
+        except httpx.RemoteProtocolError as error:
+            text = visible(str(error), limit=200)
+            if hung_up(error):
+                raise BackendUnreachable(f"cut off: {text}", where=url) from None
+            raise BackendGarbage(f"not HTTP: {text}", where=url) from None
         except httpx.HTTPError as error:
             raise BackendUnreachable(f"{type(error).__name__}: {error}", where=url) from error
         except httpx.InvalidURL as error:

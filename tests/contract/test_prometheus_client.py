@@ -164,13 +164,15 @@ WRONG: dict[str, tuple[bytes, type[BackendError]]] = {
     "401": (http(b"", "401 Unauthorized"), BackendRefused),
     "404": (http(b"404 page not found", "404 Not Found"), BackendRefused),
     "422": (http(ERROR, "422 Unprocessable Entity"), BackendRefused),
-    "429": (http(b"", "429 Too Many Requests"), BackendRefused),
+    "429": (http(b"", "429 Too Many Requests"), BackendUnreachable),
     "500": (http(ERROR, "500 Internal Server Error"), BackendUnreachable),
     "502": (http(b"<html>", "502 Bad Gateway"), BackendUnreachable),
     "503": (http(b"Service Unavailable", "503 Service Unavailable"), BackendUnreachable),
     "503 with a good body": (http(GOOD, "503 Service Unavailable"), BackendUnreachable),
     "cut body": (http(GOOD, length=len(GOOD) + 10), BackendUnreachable),
-    "cut head": (b"HTTP/1.1 200 OK\r\nContent-Le", BackendGarbage),  # reads as an empty body
+    "cut head": (b"HTTP/1.1 200 OK\r\nContent-Le", BackendUnreachable),
+    "cut status": (b"HTTP/1.1 20", BackendUnreachable),
+    "cut version": (b"H", BackendUnreachable),
     "cut chunks": (b'HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n5\r\n{"st', BackendUnreachable),
     "closed": (b"", BackendUnreachable),
 }
