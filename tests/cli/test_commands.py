@@ -137,6 +137,14 @@ def test_a_pace_there_is_not_names_those_there_are(capsys: Capture, tmp_path: Pa
     assert not (tmp_path / "run").exists()
 
 
+def test_real_servers_that_are_not_there_are_named(tmp_path: Path) -> None:
+    done = cockpit("rehearse", "--auto", "--real", "--out", tmp_path / "run", COCKPIT_BACKENDS=str(tmp_path))
+    assert done.returncode == 64
+    assert "kube-apiserver" in done.stderr and "make backends" in done.stderr
+    assert "Traceback" not in done.stderr
+    assert not (tmp_path / "run").exists()
+
+
 def test_without_a_terminal_the_screen_is_refused(tmp_path: Path) -> None:
     plan = write_plan(tmp_path)
     for arguments in (("rehearse",), ("run", plan)):
