@@ -7,13 +7,15 @@ only it has: faults that are planned.
 from __future__ import annotations
 
 import asyncio
+import json
 import secrets
 import ssl
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeAlias
+from urllib.parse import SplitResult, urlsplit
 
 import aiohttp
 import pytest
@@ -21,7 +23,7 @@ from kubernetes.aio import client
 from kubernetes.aio.dynamic import DynamicClient
 
 from cockpit.rehearsal.kube import KubeServer, admin, conductor
-from cockpit.rehearsal.real.control_plane import ControlPlane
+from cockpit.rehearsal.real.control_plane import ControlPlane, connection
 
 Obj: TypeAlias = dict[str, Any]
 DEADLINE = 20.0
@@ -30,6 +32,7 @@ DEADLINE = 20.0
 DEPLOYMENTS = "apis/apps/v1/namespaces/{ns}/deployments"
 PODS = "api/v1/namespaces/{ns}/pods"
 CONFIG_MAPS = "api/v1/namespaces/{ns}/configmaps"
+EVENTS = "api/v1/namespaces/{ns}/events"
 LEASES = "apis/coordination.k8s.io/v1/namespaces/{ns}/leases"
 ROUTES = "apis/gateway.networking.k8s.io/v1/namespaces/{ns}/httproutes"
 
@@ -60,8 +63,8 @@ class KubeCluster:
     """One cluster under test; `server` is None when it is a real one."""
 
     url: str
-    admin: str
-    conductor: str
+    admin: str = field(repr=False)
+    conductor: str = field(repr=False)
     namespace: str
     scratch: Path
     http: aiohttp.ClientSession
@@ -92,7 +95,7 @@ class KubeCluster:
         url = f"{self.url}/{path.format(ns=self.namespace)}"
         data = None if body is None else aiohttp.JsonPayload(body, content_type=content_type)
         async with self.http.request(method, url, data=data, headers=headers, params=query) as answer:
-            return Answer(answer.status, await answer.json(content_type=None), dict(answer.headers))
+            return Answer(answer.status, _json(await answer.text()), dict(answer.headers))
 
     async def patch(self, path: str, body: object, kind: str = "merge-patch+json", **query: str) -> Answer:
         """Send a patch of media type `application/<kind>`."""
@@ -103,15 +106,90 @@ class KubeCluster:
         forced = {"force": "true"} if force else {}
         return await self.patch(path, body, "apply-patch+yaml", fieldManager=manager, **forced)
 
+    async def forget(self) -> None:
+        """Make the server forget its history, as it does by itself every few minutes."""
+        if self.server is not None:
+            self.server.forget_history()
+        if self.plane is not None:
+            # What is compacted to stays: something newer than all that is to be forgotten.
+            last = (await self.call("POST", CONFIG_MAPS, {"metadata": {"generateName": "last-"}})).ok()
+            await self.plane.compact(last["metadata"]["resourceVersion"])
+
     @asynccontextmanager
-    async def dynamic(self, token: str | None = None) -> AsyncIterator[Any]:
+    async def relay(self) -> AsyncIterator[Relay]:
+        """Yield a way to the server that can be cut; TLS goes through it as it is."""
+        relay = Relay(urlsplit(self.url))
+        server = await asyncio.start_server(relay.carry, "127.0.0.1", 0)
+        relay.url = f"{relay.target.scheme}://127.0.0.1:{server.sockets[0].getsockname()[1]}"
+        try:
+            yield relay
+        finally:
+            server.close()
+            relay.cut()
+            await server.wait_closed()
+
+    @asynccontextmanager
+    async def dynamic(self, token: str | None = None, *, url: str = "") -> AsyncIterator[Any]:
         """Yield the dynamic client of the real library, discovery cached in a file of this test."""
-        configuration = client.Configuration(host=self.url)
+        configuration = client.Configuration(host=url or self.url)
         configuration.api_key = {"BearerToken": f"Bearer {token or self.admin}"}
         configuration.ssl_ca_cert = self.ca_file or None
         async with client.ApiClient(configuration) as api:
             cache = str(self.scratch / f"discovery-{secrets.token_hex(4)}")
-            yield await DynamicClient(api, cache_file=cache)  # type: ignore[no-untyped-call]
+            try:
+                yield await DynamicClient(api, cache_file=cache)  # type: ignore[no-untyped-call]
+            finally:
+                if api.rest_client.pool_manager is not None:
+                    # Without it the library leaves a TLS connection to the garbage collector.
+                    await api.rest_client.pool_manager.connector.close(abort_ssl=True)
+
+
+class Relay:
+    """Carries connections to `target`; `cut` ends them all, `held` lets nothing more through."""
+
+    def __init__(self, target: SplitResult) -> None:
+        self.target = target
+        self.url = ""
+        self.carried = 0
+        self._open = asyncio.Event()
+        self._open.set()
+        self._writers: set[asyncio.StreamWriter] = set()
+
+    async def carry(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        """Carry one connection both ways until either end closes."""
+        self.carried += 1
+        upstream, forward = await asyncio.open_connection(self.target.hostname, self.target.port)
+        ends = {writer, forward}
+        self._writers |= ends
+        try:
+            async with asyncio.TaskGroup() as tasks:
+                tasks.create_task(self._pump(reader, forward))
+                tasks.create_task(self._pump(upstream, writer))
+        finally:
+            self._writers -= ends
+            for end in ends:
+                end.close()
+
+    async def _pump(self, source: asyncio.StreamReader, sink: asyncio.StreamWriter) -> None:
+        try:
+            while data := await source.read(1 << 16):
+                await self._open.wait()
+                sink.write(data)
+                await sink.drain()
+        except OSError:
+            pass
+        finally:
+            sink.close()
+
+    def hold(self) -> None:
+        """Let nothing more through, and leave every connection open."""
+        self._open.clear()
+
+    def cut(self) -> None:
+        """End every connection without a word; what was held goes on."""
+        self._open.set()
+        for writer in self._writers:
+            writer.transport.abort()
 
 
 @asynccontextmanager
@@ -135,9 +213,8 @@ async def real(plane: ControlPlane, scratch: Path) -> AsyncIterator[KubeCluster]
     namespace = f"shop-{secrets.token_hex(4)}"
     await plane.namespace(namespace)
     token = await plane.token_for("conductor", [namespace])
-    connector = aiohttp.TCPConnector(ssl=ssl.create_default_context(cafile=str(plane.ca_file)))
-    timeout = aiohttp.ClientTimeout(total=DEADLINE)
-    async with aiohttp.ClientSession(connector=connector, timeout=timeout) as http:
+    context = ssl.create_default_context(cafile=str(plane.ca_file))
+    async with connection(context, seconds=DEADLINE) as http:
         yield KubeCluster(
             plane.url,
             plane.admin_token,
@@ -179,6 +256,15 @@ def kube_server(seam: KubeCluster) -> KubeServer:
     return seam.server
 
 
+def _json(text: str) -> Obj:
+    """Return a JSON answer; what is no JSON object is under `text`."""
+    try:
+        found = json.loads(text)
+    except ValueError:
+        found = None
+    return found if isinstance(found, dict) else {"text": text}
+
+
 async def until(probe: Callable[[], Awaitable[Any]]) -> Any:
     """Poll until `probe` returns something true, and return it; fails after the deadline."""
     async with asyncio.timeout(DEADLINE):
@@ -191,6 +277,12 @@ async def until(probe: Callable[[], Awaitable[Any]]) -> Any:
 def config_map(name: str = "settings", **data: str) -> Obj:
     """A config map."""
     return {"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": name}, "data": data}
+
+
+def event(name: str, namespace: str) -> Obj:
+    """An event about nothing much: of all kinds the one an API server serves without a cache."""
+    about = {"kind": "Pod", "name": "one", "namespace": namespace}
+    return {"apiVersion": "v1", "kind": "Event", "metadata": {"name": name}, "involvedObject": about}
 
 
 def deployment(name: str = "web", *, replicas: int = 2, image: str = "shop/web:1", **spec: Any) -> Obj:

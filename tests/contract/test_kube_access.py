@@ -33,10 +33,18 @@ REVIEWS = "apis/authorization.k8s.io/v1/selfsubjectaccessreviews"
 
 async def test_an_unknown_token_is_unauthorized(cluster: KubeCluster) -> None:
     (await cluster.call("GET", CONFIG_MAPS, token="nobody")).refused(401, "Unauthorized")
-    (await cluster.call("GET", CONFIG_MAPS, token="")).refused(401, "Unauthorized")
+    (await cluster.call("GET", "version", token="nobody")).refused(401, "Unauthorized")
     with pytest.raises(UnauthorizedError):
         async with cluster.dynamic("nobody"):
             pass
+
+
+async def test_without_a_token_one_is_anonymous_and_may_read_the_version(cluster: KubeCluster) -> None:
+    assert (await cluster.call("GET", "version", token="")).ok()["major"] == "1"
+    for path in (CONFIG_MAPS, "api", "apis/apps/v1", "apis/example.org/v1/namespaces/{ns}/things"):
+        message = (await cluster.call("GET", path, token="")).refused(403, "Forbidden")["message"]
+        assert 'User "system:anonymous" cannot' in message
+    (await cluster.call("POST", REVIEWS, {"spec": {}}, token="")).refused(403, "Forbidden")
 
 
 @pytest.mark.parametrize(
@@ -55,6 +63,8 @@ async def test_an_unknown_token_is_unauthorized(cluster: KubeCluster) -> None:
         ("GET", CONFIG_MAPS),
         ("PATCH", f"{DEPLOYMENTS}/web/scale"),
         ("GET", "api/v1/namespaces/{ns}"),
+        ("GET", "apis/example.org/v1/namespaces/{ns}/things"),
+        ("POST", f"{CONFIG_MAPS}/name"),
     ],
 )
 async def test_what_a_conductor_may_not_is_forbidden(cluster: KubeCluster, method: str, path: str) -> None:

@@ -91,7 +91,8 @@ async def test_a_dry_run_answers_as_if_and_stores_nothing(cluster: KubeCluster) 
         await deployments.delete(name="web", namespace=cluster.namespace, dry_run="All")
         kept = await deployments.get(name="web", namespace=cluster.namespace)
         assert (kept.spec.replicas, kept.metadata.uid) == (2, made.metadata.uid)
-    (await cluster.call("POST", CONFIG_MAPS, config_map(), dryRun="Some")).refused(400, "BadRequest")
+    refused = (await cluster.call("POST", CONFIG_MAPS, config_map(), dryRun="Some")).refused(422, "Invalid")
+    assert [cause["field"] for cause in refused["details"]["causes"]] == ["dryRun"]
 
 
 async def test_generation_counts_changes_of_the_spec_only(cluster: KubeCluster) -> None:
@@ -130,7 +131,7 @@ async def test_scale_changes_replicas_and_nothing_else(cluster: KubeCluster) -> 
         scale = (
             await deployments.subresources["scale"].get(name="web", namespace=cluster.namespace)
         ).to_dict()
-        assert (scale["kind"], scale["spec"]["replicas"]) == ("Scale", 0)
+        assert (scale["kind"], scale["spec"], scale["status"]["replicas"]) == ("Scale", {}, 0)
         change = {"spec": {"replicas": 3, "paused": True}}
         await deployments.subresources["scale"].patch(
             name="web", namespace=cluster.namespace, body=change, content_type="application/merge-patch+json"
@@ -148,12 +149,18 @@ async def test_strategic_merge_goes_by_the_keys_of_lists(cluster: KubeCluster) -
     body = (await cluster.patch(f"{DEPLOYMENTS}/web", patch, "strategic-merge-patch+json")).ok()
     (merged,) = body["spec"]["template"]["spec"]["containers"]
     assert merged["image"] == "shop/web:2"
-    assert [item["name"] for item in merged["env"]] == ["A", "B"]
+    assert [item["name"] for item in merged["env"]] == ["B", "A"]
     assert merged["ports"][0]["containerPort"] == 8080
     removal = {"name": "app", "env": [{"name": "A", "$patch": "delete"}]}
     patch = {"spec": {"template": {"spec": {"containers": [removal]}}}}
     body = (await cluster.patch(f"{DEPLOYMENTS}/web", patch, "strategic-merge-patch+json")).ok()
     assert [item["name"] for item in body["spec"]["template"]["spec"]["containers"][0]["env"]] == ["B"]
+    for names, order in (("CD", "CDB"), ("ED", "ECDB"), ("BF", "ECDBF")):
+        change = {"name": "app", "env": [{"name": name, "value": "1"} for name in names]}
+        patch = {"spec": {"template": {"spec": {"containers": [change]}}}}
+        body = (await cluster.patch(f"{DEPLOYMENTS}/web", patch, "strategic-merge-patch+json")).ok()
+        ordered = body["spec"]["template"]["spec"]["containers"][0]["env"]
+        assert "".join(item["name"] for item in ordered) == order
 
 
 async def test_a_json_patch_applies_wholly_or_not_at_all(cluster: KubeCluster) -> None:
@@ -161,9 +168,18 @@ async def test_a_json_patch_applies_wholly_or_not_at_all(cluster: KubeCluster) -
     where = f"{CONFIG_MAPS}/settings"
     test = {"op": "test", "path": "/data/a", "value": "1"}
     done = await cluster.patch(
-        where, [test, {"op": "add", "path": "/data/b~1c", "value": "2"}], "json-patch+json"
+        where,
+        [
+            test,
+            {"op": "add", "path": "/metadata/annotations", "value": {}},
+            {"op": "add", "path": "/metadata/annotations/example.org~1b", "value": "2"},
+        ],
+        "json-patch+json",
     )
-    assert done.ok()["data"] == {"a": "1", "b/c": "2"}
+    assert done.ok()["metadata"]["annotations"] == {"example.org/b": "2"}
+    slash = [{"op": "add", "path": "/data/b~1c", "value": "2"}]
+    status = (await cluster.patch(where, slash, "json-patch+json")).refused(422, "Invalid")
+    assert status["details"]["causes"][0]["field"] == "data[b/c]"
     wrong = [{"op": "replace", "path": "/data/a", "value": "9"}, {**test, "value": "1"}]
     (await cluster.patch(where, wrong, "json-patch+json")).refused(422, "Invalid")
     assert (await cluster.call("GET", where)).ok()["data"]["a"] == "1"
@@ -297,6 +313,8 @@ async def test_wrong_deployments_are_refused_with_their_causes(cluster: KubeClus
 
 
 async def test_what_is_not_served_is_not_found(cluster: KubeCluster) -> None:
-    (await cluster.call("GET", "apis/example.org/v1/namespaces/{ns}/things")).refused(404, "NotFound")
+    nothing = await cluster.call("GET", "apis/example.org/v1/namespaces/{ns}/things")
+    assert (nothing.status, nothing.body) == (404, {"text": "404 page not found\n"})
+    (await cluster.call("GET", "apis/apps/v1/namespaces/{ns}/things")).refused(404, "NotFound")
     (await cluster.call("GET", f"{CONFIG_MAPS}/none")).refused(404, "NotFound")
     (await cluster.call("POST", f"{CONFIG_MAPS}/name", config_map())).refused(405, "MethodNotAllowed")

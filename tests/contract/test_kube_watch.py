@@ -8,12 +8,13 @@ from collections.abc import AsyncGenerator
 from contextlib import aclosing
 from typing import Any
 
+import aiohttp
 import pytest
 from kubernetes.aio.client.exceptions import ApiException
 from kubernetes.aio.watch import Watch
 
 from cockpit.rehearsal.kube import KubeServer
-from tests.contract.kube_fixtures import CONFIG_MAPS, DEADLINE, KubeCluster, Obj, config_map
+from tests.contract.kube_fixtures import CONFIG_MAPS, DEADLINE, EVENTS, KubeCluster, Obj, config_map, event
 from tests.contract.kube_fixtures import both_planes as both_planes
 from tests.contract.kube_fixtures import kube_cluster as kube_cluster
 from tests.contract.kube_fixtures import kube_seam as kube_seam
@@ -36,8 +37,8 @@ def told(event: Obj) -> tuple[str, str]:
     return event["type"], event["object"]["metadata"].get("name", "")
 
 
-async def version(cluster: KubeCluster) -> str:
-    listed = (await cluster.call("GET", CONFIG_MAPS)).ok()
+async def version(cluster: KubeCluster, path: str = CONFIG_MAPS) -> str:
+    listed = (await cluster.call("GET", path)).ok()
     return str(listed["metadata"]["resourceVersion"])
 
 
@@ -77,21 +78,26 @@ async def test_a_reconnected_watch_misses_nothing_and_repeats_nothing(cluster: K
     assert seen == [f"item-{number}" for number in range(6)]
 
 
-async def test_a_watch_from_forgotten_history_says_expired(cluster: KubeCluster) -> None:
-    # Version 1 is from before any server's first object.
-    (event,) = [event async for event in events(cluster, resourceVersion="1", timeoutSeconds="5")]
-    assert event["type"] == "ERROR"
-    assert (event["object"]["code"], event["object"]["reason"]) == (410, "Expired")
+async def test_compaction_expires_old_watches_but_not_new_ones(cluster: KubeCluster) -> None:
+    (await cluster.call("POST", EVENTS, event("a", cluster.namespace))).ok()
+    since = await version(cluster, EVENTS)
+    (await cluster.call("POST", EVENTS, event("b", cluster.namespace))).ok()
+    await cluster.forget()
+    (told,) = [one async for one in events(cluster, EVENTS, resourceVersion=since, timeoutSeconds="5")]
+    assert told["type"] == "ERROR"
+    assert (told["object"]["code"], told["object"]["reason"]) == (410, "Expired")
+    fresh = await version(cluster, EVENTS)
+    assert [one async for one in events(cluster, EVENTS, resourceVersion=fresh, timeoutSeconds="1")] == []
 
 
-async def test_compaction_expires_old_watches_but_not_new_ones(seam: KubeCluster, server: KubeServer) -> None:
-    since = await version(seam)
-    (await seam.call("POST", CONFIG_MAPS, config_map("a"))).ok()
-    server.forget_history()
-    (event,) = [event async for event in events(seam, resourceVersion=since, timeoutSeconds="5")]
-    assert event["object"]["code"] == 410
-    fresh = await version(seam)
-    assert [event async for event in events(seam, resourceVersion=fresh, timeoutSeconds="1")] == []
+async def test_the_next_page_of_a_forgotten_list_is_expired(cluster: KubeCluster) -> None:
+    for name in "abc":
+        (await cluster.call("POST", EVENTS, event(name, cluster.namespace))).ok()
+    page = (await cluster.call("GET", EVENTS, limit="1")).ok()
+    (await cluster.call("POST", EVENTS, event("d", cluster.namespace))).ok()
+    await cluster.forget()
+    rest = await cluster.call("GET", EVENTS, limit="1", **{"continue": page["metadata"]["continue"]})
+    rest.refused(410, "Expired")
 
 
 async def test_an_object_that_stops_matching_is_deleted_for_the_watcher(cluster: KubeCluster) -> None:
@@ -106,12 +112,16 @@ async def test_an_object_that_stops_matching_is_deleted_for_the_watcher(cluster:
     assert seen == [("ADDED", "a"), ("DELETED", "a"), ("ADDED", "a")]
 
 
-async def test_bookmarks_carry_a_version_to_go_on_from(seam: KubeCluster, server: KubeServer) -> None:
-    since = await version(seam)
-    # Changes of other kinds move the version on; only a bookmark tells this watcher.
-    await server.apply({"apiVersion": "v1", "kind": "Secret", "metadata": {"name": "s", "namespace": "shop"}})
-    query = {"resourceVersion": since, "allowWatchBookmarks": "true", "timeoutSeconds": "1"}
-    seen = [event async for event in events(seam, **query)]
+async def test_bookmarks_carry_a_version_to_go_on_from(cluster: KubeCluster) -> None:
+    (await cluster.call("POST", CONFIG_MAPS, config_map())).ok()
+    since = await version(cluster)
+    # Of what happens elsewhere only a bookmark tells this watcher.
+    elsewhere = {"metadata": {"generateName": "bookmark-"}}
+    (await cluster.call("POST", "api/v1/namespaces/default/configmaps", elsewhere)).ok()
+    # A real server sends them each minute, and about two seconds before the time is up.
+    seconds = "1" if cluster.server else "5"
+    query = {"resourceVersion": since, "allowWatchBookmarks": "true", "timeoutSeconds": seconds}
+    seen = [event async for event in events(cluster, **query)]
     assert {event["type"] for event in seen} == {"BOOKMARK"}
     assert int(seen[-1]["object"]["metadata"]["resourceVersion"]) > int(since)
 
@@ -132,7 +142,25 @@ async def test_a_streaming_list_marks_its_end(cluster: KubeCluster) -> None:
     assert event["object"]["metadata"]["annotations"] == {"k8s.io/initial-events-end": "true"}
 
 
-async def test_the_library_watches_across_a_dropped_connection(seam: KubeCluster, server: KubeServer) -> None:
+async def test_a_cut_watch_is_an_error_and_goes_on_from_what_was_seen(cluster: KubeCluster) -> None:
+    async with cluster.relay() as relay, cluster.dynamic(url=relay.url) as kube, watching() as watcher:
+        maps = await kube.resources.get(api_version="v1", kind="ConfigMap")
+        since = await version(cluster)
+        (await cluster.call("POST", CONFIG_MAPS, config_map("a"))).ok()
+        async with asyncio.timeout(DEADLINE):
+            stream: Any = maps.watch(namespace=cluster.namespace, resource_version=since, watcher=watcher)
+            first = (await anext(stream))["object"].metadata
+            relay.cut()
+            (await cluster.call("POST", CONFIG_MAPS, config_map("b"))).ok()
+            with pytest.raises(aiohttp.ClientError):
+                await anext(stream)
+            again: Any = maps.watch(
+                namespace=cluster.namespace, resource_version=first.resourceVersion, watcher=watcher
+            )
+            assert (first.name, (await anext(again))["object"].metadata.name) == ("a", "b")
+
+
+async def test_the_library_watches_across_an_ended_watch(seam: KubeCluster, server: KubeServer) -> None:
     seen: list[str] = []
     async with seam.dynamic() as kube:
         maps = await kube.resources.get(api_version="v1", kind="ConfigMap")
@@ -148,18 +176,23 @@ async def test_the_library_watches_across_a_dropped_connection(seam: KubeCluster
 
 
 async def test_the_library_reports_expired_history(cluster: KubeCluster) -> None:
+    (await cluster.call("POST", EVENTS, event("a", cluster.namespace))).ok()
+    since = await version(cluster, EVENTS)
+    (await cluster.call("POST", EVENTS, event("b", cluster.namespace))).ok()
+    await cluster.forget()
     async with cluster.dynamic() as kube:
-        maps = await kube.resources.get(api_version="v1", kind="ConfigMap")
+        found = await kube.resources.get(api_version="v1", kind="Event")
         async with watching() as watcher:
-            stream: Any = maps.watch(
-                namespace=cluster.namespace, resource_version="1", timeout=5, watcher=watcher
+            stream: Any = found.watch(
+                namespace=cluster.namespace, resource_version=since, timeout=5, watcher=watcher
             )
             with pytest.raises(ApiException) as refused:
                 await anext(stream)
     assert refused.value.status == 410
 
 
-async def test_a_version_from_the_future_is_refused(cluster: KubeCluster) -> None:
+async def test_a_version_from_the_future_is_refused_or_waited_for(cluster: KubeCluster) -> None:
     future = str(int(await version(cluster)) + 1_000_000)
-    answer = await cluster.call("GET", CONFIG_MAPS, watch="true", resourceVersion=future, timeoutSeconds="5")
-    answer.refused(504, "Timeout")
+    (await cluster.call("GET", CONFIG_MAPS, resourceVersion=future)).refused(504, "Timeout")
+    (await cluster.call("POST", CONFIG_MAPS, config_map("a"))).ok()
+    assert [one async for one in events(cluster, resourceVersion=future, timeoutSeconds="1")] == []

@@ -59,8 +59,18 @@ class User:
         """Say whether any rule grants what is wanted."""
         # As the `system:basic-user` role does for everyone who is known.
         if wanted.resource == "selfsubjectaccessreviews" and wanted.verb == "create":
-            return True
+            return self is not ANONYMOUS
         return any(rule.allows(wanted) for rule in self.rules)
+
+    def may_read(self, parts: tuple[str, ...]) -> bool:
+        """Say whether a path that is no resource may be read: its version by all, discovery by the known."""
+        known = self is not ANONYMOUS and parts[:1] in (("api",), ("apis",), ("openapi",))
+        return known or parts in PUBLIC or any(ANY in rule.resources for rule in self.rules)
+
+
+PUBLIC = (("version",), ("healthz",), ("livez",), ("readyz",))
+ANONYMOUS = User("system:anonymous")
+"""Who sends no token."""
 
 
 def admin(name: str = "world") -> User:
@@ -106,14 +116,23 @@ class AccessTable:
         self._users = [(token.encode(), user) for token, user in tokens.items() if token]
 
     def authenticate(self, authorization: str | None) -> User:
-        """Return the user of an `Authorization` header; raises a 401 for a missing or unknown token."""
+        """Return the user of an `Authorization` header, anonymous without one; raises a 401 for any other."""
         scheme, _, token = (authorization or "").partition(" ")
         presented = token.strip().encode()
-        if scheme.lower() == "bearer" and presented:
-            for known, user in self._users:
-                if hmac.compare_digest(known, presented):
-                    return user
+        if scheme.lower() != "bearer" or not presented:
+            return ANONYMOUS
+        for known, user in self._users:
+            if hmac.compare_digest(known, presented):
+                return user
         raise ApiError(401, "Unauthorized", "Unauthorized")
+
+    @staticmethod
+    def authorize_path(user: User, method: str, parts: tuple[str, ...]) -> None:
+        """Raise the 403 for a path that is no resource when the user may not."""
+        if method not in ("GET", "HEAD") or not user.may_read(parts):
+            path = "/" + "/".join(parts)
+            text = f'forbidden: User "{user.name}" cannot {method.lower()} path "{path}"'
+            raise ApiError(403, "Forbidden", text)
 
     @staticmethod
     def authorize(user: User, wanted: Attributes) -> None:

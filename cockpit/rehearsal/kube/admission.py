@@ -14,6 +14,7 @@ from cockpit.rehearsal.kube.values import Cause, Obj, bad_request, clone, invali
 _NAME = re.compile(r"^[a-z0-9]([-a-z0-9]*[a-z0-9])?(\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*$")
 _LABEL_VALUE = re.compile(r"^(([A-Za-z0-9][-A-Za-z0-9_.]*)?[A-Za-z0-9])?$")
 _MICRO_TIME = re.compile(r"^\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{6}(Z|[+-]\d\d:\d\d)$")
+_CONFIG_KEY = re.compile(r"[-._a-zA-Z0-9]+")
 _MAX_COUNT = 2**31 - 1
 _COUNTS = ("replicas", "minReadySeconds", "revisionHistoryLimit", "progressDeadlineSeconds")
 
@@ -153,6 +154,20 @@ def _workload_problems(obj: Obj, old: Obj | None) -> Iterable[Cause]:
     yield from _pod_problems(template["spec"], "spec.template.spec")
 
 
+def _config_problems(obj: Obj, _: Obj | None) -> Iterable[Cause]:
+    for key in obj.get("data") or {}:
+        if len(key) > 253 or not _CONFIG_KEY.fullmatch(key) or key in (".", ".."):
+            yield _wrong(
+                f"data[{key[:80]}]", key, "a valid config key consists of alphanumerics, '-', '_', '.'"
+            )
+
+
+def _event_problems(obj: Obj, _: Obj | None) -> Iterable[Cause]:
+    about = (obj.get("involvedObject") or {}).get("namespace", "")
+    if about != obj["metadata"]["namespace"]:
+        yield _wrong("involvedObject.namespace", about, "does not match event.namespace")
+
+
 def _only_pod_problems(obj: Obj, old: Obj | None) -> Iterable[Cause]:
     yield from _pod_problems(obj.get("spec") or {}, "spec")
     # Of a running pod's spec only the images may change (and a few fields nobody uses here).
@@ -194,6 +209,8 @@ _RULES: dict[
     resources.REPLICA_SETS: (_default_workload, _workload_problems),
     resources.PODS: (lambda obj: _default_pod_spec(obj.setdefault("spec", {})), _only_pod_problems),
     resources.SERVICES: (_default_service, None),
+    resources.CONFIG_MAPS: (None, _config_problems),
+    resources.EVENTS: (None, _event_problems),
     resources.LEASES: (None, _lease_problems),
     resources.HTTP_ROUTES: (_prune_route, _route_problems),
 }

@@ -11,16 +11,19 @@ from cockpit.rehearsal.kube.registry import Registry, patched_with, scale_of
 from cockpit.rehearsal.kube.requests import (
     MAX_BODY,
     ApiRequest,
+    NotServed,
+    attributes_of,
     continue_token,
     read_body,
     read_continue,
     read_request,
 )
 from cockpit.rehearsal.kube.resources import ACCESS_REVIEWS, discovery
-from cockpit.rehearsal.kube.values import ApiError, Obj, bad_request
+from cockpit.rehearsal.kube.values import ApiError, Cause, Obj, bad_request, invalid
 from cockpit.rehearsal.kube.watching import Watches
 
 _HEALTH = frozenset({"healthz", "livez", "readyz"})
+_NOTHING = ("404 page not found\n", 404)
 
 
 class Api:
@@ -47,6 +50,9 @@ class Api:
         except web.HTTPRequestEntityTooLarge:
             large = ApiError(413, "RequestEntityTooLarge", f"limit is {MAX_BODY} bytes")
             return _json(large.status(), 413)
+        except NotServed:
+            text, status = _NOTHING
+            return web.Response(text=text, status=status)
         except ConnectionCut:
             if request.transport is not None:
                 request.transport.abort()
@@ -54,14 +60,23 @@ class Api:
 
     async def _handle(self, request: web.Request) -> web.StreamResponse:
         parts = tuple(part for part in request.path.split("/") if part)
-        if len(parts) == 1 and parts[0] in _HEALTH:
-            return web.Response(text="ok")
         user = self._access.authenticate(request.headers.get("Authorization"))
-        document = discovery(parts) if request.method == "GET" else None
-        if document is not None:
-            return _json(document)
+        query = dict(request.query)
+        wanted = attributes_of(request.method, parts, query)
+        if wanted is None:
+            self._access.authorize_path(user, request.method, parts)
+            if len(parts) == 1 and parts[0] in _HEALTH:
+                return web.Response(text="ok")
+            document = discovery(parts)
+            if document is not None:
+                return _json(document)
         agent = request.headers.get("User-Agent", "unknown").split("/")[0][:128]
-        asked = read_request(request.method, parts, dict(request.query), agent)
+        try:
+            asked = read_request(request.method, parts, query, agent)
+        except (ApiError, NotServed):
+            if wanted is not None:
+                self._access.authorize(user, wanted)  # who may not does not learn what is there
+            raise
         fault = self._faults.take(asked.attributes)
         await inject(fault, after=False)
         self._access.authorize(user, asked.attributes)
@@ -106,7 +121,8 @@ class Api:
         return _json(_list_of(asked, gone, self._registry.store.version))
 
     def _list(self, asked: ApiRequest) -> Obj:
-        matches, limit = asked.selected(), asked.number("limit", 0)
+        asked.check_list(self._registry.store.version)
+        matches, limit = asked.selected(), max(0, asked.number("limit", 0, negative=True))
         found = [
             item for item in self._registry.store.items(asked.resource, asked.namespace) if matches(item)
         ]
@@ -154,8 +170,13 @@ class Api:
     def _review(user: User, body: object) -> web.Response:
         spec = body.get("spec") if isinstance(body, dict) else None
         asked = spec.get("resourceAttributes") if isinstance(spec, dict) else None
-        if not isinstance(body, dict) or not isinstance(asked, dict):
-            raise bad_request("spec.resourceAttributes is required")
+        if not isinstance(body, dict):
+            raise bad_request("the body of the request must be an object")
+        if not isinstance(asked, dict):
+            text = (
+                "Invalid value: exactly one of nonResourceAttributes or resourceAttributes must be specified"
+            )
+            raise invalid(".authorization.k8s.io", "", [Cause("FieldValueInvalid", text, "spec")])
         named = ("verb", "group", "resource", "subresource", "namespace", "name")
         allowed = user.may(Attributes(**{field: str(asked.get(field) or "") for field in named}))
         status = {

@@ -10,7 +10,6 @@ from collections.abc import Iterable
 from typing import Any
 
 from jsonschema import Draft202012Validator, ValidationError
-from jsonschema.validators import extend
 
 from cockpit.rehearsal.kube.values import Cause, Obj, clone
 
@@ -18,7 +17,10 @@ MAX_RULES = 16
 MAX_WEIGHT = 1_000_000
 
 _NAME: Obj = {"type": "string", "minLength": 1, "maxLength": 253}
-_GROUP: Obj = {"type": "string", "maxLength": 253}
+_SUBDOMAIN = r"^[a-z0-9]([-a-z0-9]*[a-z0-9])?(\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*$"
+_GROUP: Obj = {"type": "string", "maxLength": 253, "pattern": f"^$|{_SUBDOMAIN}"}
+_SECTION: Obj = {**_NAME, "pattern": _SUBDOMAIN}
+_DURATION: Obj = {"type": "string", "pattern": r"^([0-9]{1,5}(h|m|s|ms)){1,4}$"}
 _KIND: Obj = {
     "type": "string",
     "minLength": 1,
@@ -33,6 +35,7 @@ _NAMESPACE: Obj = {
 }
 _PORT: Obj = {"type": "integer", "minimum": 1, "maximum": 65535}
 _OPEN: Obj = {"type": "array", "items": {"type": "object"}}
+_FILTERS: Obj = {"type": "array", "maxItems": 16, "items": {"type": "object", "required": ["type"]}}
 
 _BACKEND_REF: Obj = {
     "type": "object",
@@ -44,19 +47,19 @@ _BACKEND_REF: Obj = {
         "namespace": _NAMESPACE,
         "port": _PORT,
         "weight": {"type": "integer", "minimum": 0, "maximum": MAX_WEIGHT, "default": 1},
-        "filters": {**_OPEN, "maxItems": 16},
+        "filters": _FILTERS,
     },
 }
 _RULE: Obj = {
     "type": "object",
     "properties": {
-        "name": _NAME,
+        "name": _SECTION,
         "matches": {**_OPEN, "maxItems": 64, "default": [{"path": {"type": "PathPrefix", "value": "/"}}]},
-        "filters": {**_OPEN, "maxItems": 16},
+        "filters": _FILTERS,
         "backendRefs": {"type": "array", "maxItems": 16, "items": _BACKEND_REF},
         "timeouts": {
             "type": "object",
-            "properties": {"request": {"type": "string"}, "backendRequest": {"type": "string"}},
+            "properties": {"request": _DURATION, "backendRequest": _DURATION},
         },
     },
 }
@@ -68,7 +71,7 @@ _PARENT_REF: Obj = {
         "kind": {**_KIND, "default": "Gateway"},
         "name": _NAME,
         "namespace": _NAMESPACE,
-        "sectionName": _NAME,
+        "sectionName": _SECTION,
         "port": _PORT,
     },
 }
@@ -88,7 +91,6 @@ HTTP_ROUTE_SPEC: Obj = {
         "parentRefs": {"type": "array", "maxItems": 32, "items": _PARENT_REF},
         "rules": {
             "type": "array",
-            "minItems": 1,
             "maxItems": MAX_RULES,
             "items": _RULE,
             "default": [{"matches": [{"path": {"type": "PathPrefix", "value": "/"}}]}],
@@ -96,19 +98,13 @@ HTTP_ROUTE_SPEC: Obj = {
     },
 }
 
-# JSON Schema lets 1.0 pass for an integer; an API server does not.
-_Validator = extend(  # type: ignore[no-untyped-call]
-    Draft202012Validator,
-    type_checker=Draft202012Validator.TYPE_CHECKER.redefine(
-        "integer", lambda _, value: isinstance(value, int) and not isinstance(value, bool)
-    ),
-)
-
 
 def pruned(value: Any, schema: Obj) -> Any:
     """Return `value` without the fields its schema does not know, and with the defaults it gives."""
     if schema.get("type") == "array" and isinstance(value, list):
         return [pruned(item, schema.get("items", {})) for item in value]
+    if schema.get("type") == "integer" and isinstance(value, float) and value.is_integer():
+        return int(value)  # 1.0 is an integer, and comes back as one
     known: Obj | None = schema.get("properties")
     if known is None or not isinstance(value, dict):
         return value
@@ -122,11 +118,15 @@ def pruned(value: Any, schema: Obj) -> Any:
 def problems(spec: Any) -> Iterable[Cause]:
     """Yield what is wrong with the spec of an HTTPRoute."""
     errors: list[ValidationError] = sorted(
-        _Validator(HTTP_ROUTE_SPEC).iter_errors(spec), key=lambda error: list(map(str, error.absolute_path))
+        Draft202012Validator(HTTP_ROUTE_SPEC).iter_errors(spec),
+        key=lambda error: list(map(str, error.absolute_path)),
     )
     for error in errors[:20]:
         yield _cause(error)
-    if not errors:
+    if errors:
+        text = "some validation rules were not checked because the object was invalid"
+        yield Cause("FieldValueInvalid", f"Invalid value: null: {text}", "<nil>")
+    else:
         yield from _port_problems(spec)
 
 
@@ -135,9 +135,12 @@ def _cause(error: ValidationError) -> Cause:
     for step in error.absolute_path:
         where += f"[{step}]" if isinstance(step, int) else f".{step}"
     shown = repr(error.instance)[:100]
+    wanted: Any = error.validator_value
+    given: Any = error.instance
     match error.validator:
         case "required":
-            return Cause("FieldValueRequired", f"Required value: {error.message[:200]}", where)
+            missing = next(name for name in wanted if name not in given)
+            return Cause("FieldValueRequired", "Required value", f"{where}.{missing}")
         case "maxItems":
             text = f"Too many: must have at most {error.validator_value} items"
             return Cause("FieldValueTooMany", text, where)

@@ -165,7 +165,7 @@ def applied(resource: Resource, old: Obj | None, config: Obj, manager: Manager, 
     if (config.get("metadata") or {}).get("managedFields"):
         raise bad_request("metadata.managedFields must be nil")
     base: Obj = old if old is not None else {"metadata": {}}
-    merged: Obj = strategic_patch(base, config, custom=resource.custom)
+    merged: Obj = strategic_patch(base, config, custom=resource.custom, applying=True)
     wanted = flatten(config, custom=resource.custom)
     before = flatten(base, custom=resource.custom)
     after = flatten(merged, custom=resource.custom)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from typing import Any
 
 from cockpit.rehearsal.kube.values import ApiError, Obj, clone
@@ -57,24 +58,27 @@ def merge_patch(target: Any, patch: Any) -> Any:
     return merged
 
 
-def strategic_patch(target: Any, patch: Any, *, custom: bool = False, field: str = "") -> Any:
+def strategic_patch(
+    target: Any, patch: Any, *, custom: bool = False, applying: bool = False, field: str = ""
+) -> Any:
     """Apply a strategic merge patch with `$patch`, `$retainKeys` and `$deleteFromPrimitiveList`.
 
-    Server-side apply merges by the same rules, without directives.
+    Server-side apply merges by the same rules, without directives, and adds new items of a list at its end.
     """
     if isinstance(patch, dict):
-        return _strategic_object(target if isinstance(target, dict) else {}, patch, custom)
+        return _strategic_object(target if isinstance(target, dict) else {}, patch, custom, applying)
     if not isinstance(patch, list) or not isinstance(target, list):
         return clone(patch)
     if field in SETS:
-        return [*target, *(item for item in patch if item not in target)]
+        both = [*target, *(item for item in patch if item not in target)]
+        return both if applying else _in_order(both, target, patch, lambda item: str(item))
     key = list_key(
         field, [*target, *(item for item in patch if item != {"$patch": "replace"})], custom=custom
     )
-    return clone(patch) if key is None else _strategic_list(target, patch, key, custom)
+    return clone(patch) if key is None else _strategic_list(target, patch, key, custom, applying)
 
 
-def _strategic_object(target: Obj, patch: Obj, custom: bool) -> Obj:
+def _strategic_object(target: Obj, patch: Obj, custom: bool, applying: bool) -> Obj:
     directive = patch.get("$patch")
     if directive == "replace":
         return {field: clone(value) for field, value in patch.items() if field != "$patch"}
@@ -91,11 +95,33 @@ def _strategic_object(target: Obj, patch: Obj, custom: bool) -> Obj:
         elif value is None:
             merged.pop(field, None)
         else:
-            merged[field] = strategic_patch(merged.get(field), value, custom=custom, field=field)
+            merged[field] = strategic_patch(
+                merged.get(field), value, custom=custom, applying=applying, field=field
+            )
     return merged
 
 
-def _strategic_list(target: list[Obj], patch: list[Obj], key: tuple[str, ...], custom: bool) -> list[Obj]:
+def _in_order(
+    merged: list[Any], target: list[Any], patch: list[Any], named: Callable[[Any], str]
+) -> list[Any]:
+    """Return merged items as the API orders them: those of the patch in its order, and among them the others.
+
+    One that is not in the patch comes before the first of the patch's that it preceded in the target.
+    """
+    place = {named(item): number for number, item in enumerate(target)}
+    order = {named(item): number for number, item in enumerate(patch)}
+    theirs = sorted((item for item in merged if named(item) in order), key=lambda item: order[named(item)])
+    kept = [item for item in merged if named(item) not in order]
+    made: list[Any] = []
+    while kept and theirs:
+        ours, other = place[named(kept[0])], place.get(named(theirs[0]))
+        made.append(kept.pop(0) if other is not None and ours < other else theirs.pop(0))
+    return [*made, *kept, *theirs]
+
+
+def _strategic_list(
+    target: list[Obj], patch: list[Obj], key: tuple[str, ...], custom: bool, applying: bool
+) -> list[Obj]:
     if {"$patch": "replace"} in patch:
         return [clone(item) for item in patch if item != {"$patch": "replace"}]
     merged = {identity(item, key): item for item in target}
@@ -104,8 +130,11 @@ def _strategic_list(target: list[Obj], patch: list[Obj], key: tuple[str, ...], c
         if item.get("$patch") == "delete":
             merged.pop(name, None)
         else:
-            merged[name] = strategic_patch(merged.get(name), item, custom=custom)
-    return list(merged.values())
+            merged[name] = strategic_patch(merged.get(name), item, custom=custom, applying=applying)
+    if applying:
+        return list(merged.values())
+    given = [item for item in patch if item.get("$patch") != "delete"]
+    return _in_order(list(merged.values()), target, given, lambda item: identity(item, key))
 
 
 def json_patch(document: Obj, operations: Any) -> Obj:

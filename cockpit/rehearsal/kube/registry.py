@@ -81,6 +81,9 @@ class Registry:
 
     def update(self, resource: Resource, namespace: str, name: str, body: Obj, write: Write) -> Obj:
         """Replace an object, or the part of it that the manager's subresource stands for."""
+        if not (isinstance(body.get("metadata"), dict) and body["metadata"].get("name")):
+            text = f"the name of the object ({name} based on URL) was undeterminable: name must be provided"
+            raise bad_request(text)
         old = self.get(resource, namespace, name)
         body = self._identified(resource, namespace, body, name)
         if not body["metadata"].get("resourceVersion") and not resource.unconditional:
@@ -271,7 +274,8 @@ def scale_of(obj: Obj) -> Obj:
         "kind": "Scale",
         "apiVersion": "autoscaling/v1",
         "metadata": {field: obj["metadata"][field] for field in kept if field in obj["metadata"]},
-        "spec": {"replicas": obj["spec"].get("replicas", 1)},
+        # As everywhere in the API, a count of nought is left out where it is optional.
+        "spec": {"replicas": replicas} if (replicas := obj["spec"].get("replicas", 1)) else {},
         "status": {
             "replicas": (obj.get("status") or {}).get("replicas", 0),
             "selector": ",".join(f"{key}={value}" for key, value in sorted(labels.items())),

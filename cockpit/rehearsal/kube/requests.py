@@ -17,12 +17,20 @@ from cockpit.rehearsal.kube.ownership import Manager
 from cockpit.rehearsal.kube.registry import Deletion, Write
 from cockpit.rehearsal.kube.resources import BY_PATH, VERSION, Resource
 from cockpit.rehearsal.kube.selectors import Match, field_matcher, label_matcher
-from cockpit.rehearsal.kube.values import ApiError, Obj, bad_request
+from cockpit.rehearsal.kube.values import ApiError, Cause, Obj, bad_request, expired, invalid
 
 MAX_BODY = 3 << 20
 """Largest body read, in bytes; an API server takes the same."""
 
 _VERBS = {"POST": "create", "PUT": "update", "PATCH": "patch"}
+_OPTIONS = {"create": "CreateOptions", "update": "UpdateOptions", "patch": "PatchOptions"}
+_MAX_MANAGER = 128
+_TRUE = ("1", "t", "T", "true", "True", "TRUE")
+_GROUPS = frozenset(group for group, _ in BY_PATH)
+
+
+class NotServed(Exception):
+    """A path of an API group that is not there at all: answered in plain text, by nobody in particular."""
 
 
 @dataclass(frozen=True)
@@ -48,32 +56,73 @@ class ApiRequest:
 
     def flag(self, name: str) -> bool:
         """Return a boolean of the query, as Go reads them."""
-        return self.query.get(name, "") in ("1", "t", "T", "true", "True", "TRUE")
+        return self.query.get(name, "") in _TRUE
 
-    def number(self, name: str, default: int) -> int:
+    def number(self, name: str, default: int, *, negative: bool = False) -> int:
         """Return a count of the query; raises a 400 for anything but digits."""
         text = self.query.get(name, "")
         if not text:
             return default
-        if not text.isascii() or not text.isdigit() or len(text) > 18:
+        digits = text.removeprefix("-") if negative else text
+        if not digits.isascii() or not digits.isdigit() or len(digits) > 18:
             raise bad_request(f"invalid {name}: {text[:40]!r}")
         return int(text)
 
     @property
     def dry_run(self) -> bool:
-        """Whether nothing is to be stored; raises a 400 for a value other than All."""
+        """Whether nothing is to be stored; raises a 422 for a value other than All."""
         value = self.query.get("dryRun", "")
         if value not in ("", "All"):
-            raise bad_request(f'dryRun: Unsupported value: {value[:40]!r}: supported values: "All"')
+            raise self._wrong("dryRun", "NotSupported", f'Unsupported value: ["{value[:40]}"]')
         return value == "All"
+
+    def check_list(self, current: int) -> None:
+        """Raise what a list with options that do not go together is answered with."""
+        match, version = self.query.get("resourceVersionMatch", ""), self.number("resourceVersion", 0)
+        self.number("timeoutSeconds", 0, negative=True)
+        if "sendInitialEvents" in self.query:
+            raise self._wrong("sendInitialEvents", "Forbidden", "Forbidden: forbidden for list")
+        if match and "resourceVersion" not in self.query:
+            raise self._wrong("resourceVersionMatch", "Forbidden", "Forbidden: without a resourceVersion")
+        if match not in ("", "Exact", "NotOlderThan"):
+            raise self._wrong("resourceVersionMatch", "NotSupported", f"Unsupported value: {match[:40]!r}")
+        if version > current:
+            text = f"Timeout: Too large resource version: {version}, current: {current}"
+            cause = Cause("ResourceVersionTooLarge", "Too large resource version", "")
+            raise ApiError(504, "Timeout", text, causes=[cause], retry_after=1)
+        if match == "Exact" and version != current:
+            raise expired(version, current)  # only the present is kept
+
+    def check_watch(self) -> None:
+        """Raise what a watch with options that do not go together is answered with."""
+        version = self.query.get("resourceVersion", "")
+        if version and not (version.isascii() and version.isdigit() and len(version) <= 18):
+            # Not a 400: the server meets it only when the watch is begun.
+            raise ApiError(500, "", f"resourceVersion: Invalid value: {version[:40]!r}: invalid syntax")
+        match = self.query.get("resourceVersionMatch", "")
+        if self.flag("sendInitialEvents") and match != "NotOlderThan":
+            text = "Forbidden: sendInitialEvents requires setting resourceVersionMatch to NotOlderThan"
+            raise self._wrong("resourceVersionMatch", "Forbidden", text)
+        if match and not self.flag("sendInitialEvents"):
+            raise self._wrong("resourceVersionMatch", "Forbidden", "Forbidden: forbidden for watch")
+
+    def _wrong(self, field: str, reason: str, text: str) -> ApiError:
+        kind = "DeleteOptions" if self.verb.startswith("delete") else _OPTIONS.get(self.verb, "ListOptions")
+        return invalid(f"{kind}.meta.k8s.io", "", [Cause(f"FieldValue{reason}", text, field)])
 
     def write(self, *, applying: bool = False) -> Write:
         """Return how this request writes; an apply must name its field manager."""
-        manager = self.query.get("fieldManager", "")[:128]
+        manager = self.query.get("fieldManager", "")
         if applying and not manager:
-            raise bad_request(
-                "PatchOptions is invalid: fieldManager: Required value: is required for apply patch"
-            )
+            raise self._wrong("fieldManager", "Required", "Required value: is required for apply patch")
+        if len(manager.encode()) > _MAX_MANAGER:
+            raise self._wrong("fieldManager", "TooLong", f"Too long: more than {_MAX_MANAGER} bytes")
+        if not manager.isprintable():
+            raise self._wrong("fieldManager", "Invalid", "Invalid value: invalid character")
+        strict = self.query.get("fieldValidation", "")
+        if strict not in ("", "Ignore", "Warn"):
+            # Strict as well: unknown fields of the built-in kinds cannot be told here.
+            raise self._wrong("fieldValidation", "NotSupported", f"Unsupported value: {strict[:40]!r}")
         operation = "Apply" if applying else "Update"
         who = Manager(manager or self.agent, operation, self.subresource)
         return Write(who, self.dry_run, self.flag("force"))
@@ -111,16 +160,46 @@ class ApiRequest:
         return matches
 
 
+def attributes_of(method: str, parts: tuple[str, ...], query: Mapping[str, str]) -> Attributes | None:
+    """Return what a request asks to do, whether or not that is served; None for a path of no resource."""
+    match parts:
+        case ("api", _, first, *more):
+            group = ""
+        case ("apis", group, _, first, *more):
+            pass
+        case _:
+            return None
+    namespace, rest = "", [first, *more]
+    if first == "namespaces" and more:
+        namespace = more[0]
+        if len(more) > 1 and more[1] not in ("status", "finalize"):
+            rest = more[1:]
+    plural, name, subresource = (*rest, "", "")[:3]
+    verb = _VERBS.get(method, method.lower())
+    if method == "GET":
+        verb = "watch" if query.get("watch", "") in _TRUE else "get" if name else "list"
+    elif method == "DELETE":
+        verb = "delete" if name else "deletecollection"
+    return Attributes(verb, group, plural, subresource, namespace, name)
+
+
 def read_request(method: str, parts: tuple[str, ...], query: Mapping[str, str], agent: str) -> ApiRequest:
-    """Read a request on a resource; raises a 404 for what is not served, a 405 for a wrong method."""
+    """Read a request on a resource; raises a 404 for what is not served, a 405 for a wrong method.
+
+    Raises NotServed where not even the group is known.
+    """
     missing = ApiError(404, "NotFound", "the server could not find the requested resource")
     match parts:
         case ("api", version, *rest):
             group = ""
-        case ("apis", group, version, *rest):
+        case ("apis", group, version, *rest) if group in _GROUPS:
             pass
-        case _:
+        case ("api", *_):
             raise missing
+        case ("apis", group, *_) if group in _GROUPS:
+            raise missing
+        case _:
+            raise NotServed
     namespace = ""
     if len(rest) >= 3 and rest[0] == "namespaces" and rest[2] not in ("status", "finalize"):
         namespace, rest = rest[1], rest[2:]
@@ -132,7 +211,7 @@ def read_request(method: str, parts: tuple[str, ...], query: Mapping[str, str], 
         raise missing
     if namespace and not resource.namespaced:
         raise missing
-    watching = query.get("watch", "") in ("1", "t", "T", "true", "True", "TRUE")
+    watching = query.get("watch", "") in _TRUE
     verb = _VERBS.get(method, "")
     if method == "GET":
         verb = "watch" if watching else "get" if name else "list"

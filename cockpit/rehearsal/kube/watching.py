@@ -30,13 +30,13 @@ class Watches:
         self._store.wake()
 
     async def serve(self, request: web.Request, asked: ApiRequest) -> web.StreamResponse:
-        """Answer a watch; a version from the future is a 504, a forgotten one an ERROR event of code 410."""
+        """Answer a watch; one from a forgotten version gets an ERROR event of code 410.
+
+        One from a version that is still to come hears nothing until that has passed.
+        """
+        asked.check_watch()
         matches = asked.selected()
         version = asked.number("resourceVersion", 0)
-        if version > self._store.version:
-            raise ApiError(
-                504, "Timeout", f"Too large resource version: {version}, current: {self._store.version}"
-            )
         stream = _Stream(request, asked)
         await stream.open()
         try:
@@ -45,7 +45,7 @@ class Watches:
                 for obj in self._store.items(asked.resource, asked.namespace):
                     if matches(obj):
                         await stream.send("ADDED", obj)
-                if asked.flag("sendInitialEvents"):
+                if asked.flag("allowWatchBookmarks"):
                     await stream.bookmark(version, {INITIAL_EVENTS_END: "true"})
             await self._follow(stream, asked, matches, version)
         except ApiError as error:
@@ -55,24 +55,25 @@ class Watches:
         return stream.response
 
     async def _follow(self, stream: _Stream, asked: ApiRequest, matches: Match, version: int) -> None:
-        loop, generation = asyncio.get_running_loop(), self._generation
+        loop, generation, begun = asyncio.get_running_loop(), self._generation, version
         end = loop.time() + asked.number("timeoutSeconds", DEFAULT_SECONDS)
         bookmarks = asked.flag("allowWatchBookmarks")
         mark = loop.time() + self._interval
         while generation == self._generation:
             changes = self._store.since(asked.resource, version)
-            version = self._store.version
+            version = max(version, self._store.version)
             for change in changes:
                 kind = _seen_as(change, matches)
                 if kind:
                     await stream.send(kind, change.obj)
             now = loop.time()
             if bookmarks and now >= min(mark, end):
-                await stream.bookmark(version)
+                if version > begun:  # else there is nothing to say
+                    await stream.bookmark(version)
                 mark = now + self._interval
             if now >= end:
                 return
-            if version == self._store.version:
+            if version >= self._store.version:
                 try:
                     async with asyncio.timeout_at(min(mark, end) if bookmarks else end):
                         await self._store.changed()

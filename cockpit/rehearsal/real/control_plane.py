@@ -11,7 +11,7 @@ import secrets
 import ssl
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 
@@ -22,7 +22,7 @@ from cockpit.rehearsal.kube.access import User, conductor
 from cockpit.rehearsal.real import pki, rights, stages
 from cockpit.rehearsal.real.binaries import binary, share
 from cockpit.rehearsal.real.rights import Obj
-from cockpit.rehearsal.real.servers import Running, Servers, free_ports
+from cockpit.rehearsal.real.servers import Probe, Running, Servers, free_ports
 
 NODES = 3
 _WITHIN = 60.0
@@ -45,12 +45,24 @@ _CONTROLLERS = (
 )
 
 
+@asynccontextmanager
+async def connection(context: ssl.SSLContext, *, seconds: float = 20) -> AsyncIterator[aiohttp.ClientSession]:
+    """Yield a session over TLS whose connections are really gone at its end, not closed some time later."""
+    connector = aiohttp.TCPConnector(ssl=context)
+    timeout = aiohttp.ClientTimeout(total=seconds)
+    async with aiohttp.ClientSession(connector=connector, timeout=timeout) as session:
+        try:
+            yield session
+        finally:
+            await connector.close(abort_ssl=True)
+
+
 @dataclass(frozen=True)
 class Api:
     """The API of a control plane for one bearer of a token; every call is a connection of its own."""
 
     url: str
-    token: str
+    token: str = field(repr=False)
     context: ssl.SSLContext
 
     async def request(
@@ -65,12 +77,11 @@ class Api:
         """Send one request; return its status and JSON answer. Raises BackendError without an answer."""
         headers = {"Authorization": f"Bearer {self.token}", "Content-Type": content_type}
         data = body if body is None or isinstance(body, bytes) else json.dumps(body)
-        timeout = aiohttp.ClientTimeout(total=20)
         try:
             async with (
-                aiohttp.ClientSession(timeout=timeout) as session,
+                connection(self.context) as session,
                 session.request(
-                    method, f"{self.url}/{path}", data=data, headers=headers, params=query, ssl=self.context
+                    method, f"{self.url}/{path}", data=data, headers=headers, params=query
                 ) as answer,
             ):
                 return answer.status, await answer.json(content_type=None)
@@ -109,7 +120,7 @@ class ControlPlane:
 
     url: str
     ca_file: Path
-    admin_token: str
+    admin_token: str = field(repr=False)
     issuer_key: Path
     """The key that signs tokens of ServiceAccounts."""
     etcd_url: str
@@ -184,6 +195,7 @@ async def control_plane(
     )
     etcd, url = f"http://127.0.0.1:{ports['etcd']}", f"https://127.0.0.1:{ports['api']}"
     tls = pki.serving(folder / "pki", "apiserver", "kubernetes.default.svc")
+    context = ssl.create_default_context(cafile=str(tls.ca))
     key = pki.new_key(folder / "pki" / "accounts.key")
     public = pki.public_file(folder / "pki" / "accounts.pub", key)
     token = secrets.token_urlsafe(24)
@@ -226,11 +238,9 @@ async def control_plane(
             # Pods need no token of their own: nothing runs in them.
             "--disable-admission-plugins=ServiceAccount",
         ],
-        ready=f"{url}/readyz",
-        ca=tls.ca,
+        ready=_answers(context, f"{url}/readyz"),
         within=_WITHIN,
     )
-    context = ssl.create_default_context(cafile=str(tls.ca))
     admin = Api(url, token, context)
     plane = ControlPlane(url, tls.ca, token, folder / "pki" / "accounts.key", etcd, admin, running)
     config = pki.write_private(folder / "kubeconfig", json.dumps(_kubeconfig(url, token, tls.ca)).encode())
@@ -268,8 +278,7 @@ async def control_plane(
                         f"--controllers={_CONTROLLERS}",
                         "--node-monitor-period=1s",
                     ],
-                    ready=f"https://127.0.0.1:{ports['controllers']}/healthz",
-                    ca=tls.ca,
+                    ready=_answers(context, f"https://127.0.0.1:{ports['controllers']}/healthz"),
                     within=_WITHIN,
                 )
             ),
@@ -277,8 +286,7 @@ async def control_plane(
                 servers.start(
                     "kube-scheduler",
                     [programs["kube-scheduler"], *common, f"--secure-port={ports['scheduler']}"],
-                    ready=f"https://127.0.0.1:{ports['scheduler']}/healthz",
-                    ca=tls.ca,
+                    ready=_answers(context, f"https://127.0.0.1:{ports['scheduler']}/healthz"),
                     within=_WITHIN,
                 )
             ),
@@ -302,6 +310,17 @@ async def control_plane(
     await _until(lambda: _serves(admin, names), "the definitions of the gateway")
     await _until(lambda: _nodes_ready(admin), "the nodes")
     yield plane
+
+
+def _answers(context: ssl.SSLContext, url: str) -> Probe:
+    async def probe() -> bool:
+        try:
+            async with connection(context, seconds=2) as session, session.get(url) as answer:
+                return answer.status == 200
+        except (aiohttp.ClientError, TimeoutError, OSError):
+            return False
+
+    return probe
 
 
 async def _until(probe: Callable[[], Awaitable[bool]], what: str) -> None:
