@@ -13,7 +13,7 @@ from cockpit.base.errors import CockpitError, EffectRefused
 from cockpit.conductor.recorder import Recorder
 from cockpit.journal.events_people import CalendarSet, NotDue
 from cockpit.plan.model import Plan
-from cockpit.verdicts.calendar import MOST, closes_at, code_freeze, due, next_opening, promotion_open
+from cockpit.verdicts.calendar import MOST, closes_at, due, next_opening, promotion_open
 
 TOLERANCE_S = 5.0
 """Seconds a clock may be behind the journal before it counts as set back."""
@@ -79,10 +79,6 @@ class Timetable:
             return problem
         # A clock that is behind by less than the tolerance must not reopen what has closed.
         return promotion_open(self._plan, self._clock.now()) or promotion_open(self._plan, self.sane_now())
-
-    def change_problem(self) -> str:
-        """Return why the release itself must not change any more (T-1, a freeze), or nothing."""
-        return code_freeze(self._plan, self.sane_now())
 
     def closes_at(self) -> datetime | None:
         """Return when the promotion's window closes; None when it is not open now."""

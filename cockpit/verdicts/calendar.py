@@ -85,24 +85,6 @@ def due(plan: CalendarPlan, phase: str) -> datetime | None:
     return later(plan.window_utc.start, calendar.phases[phase] * calendar.day)
 
 
-def code_freeze(plan: CalendarPlan, now: datetime) -> str:
-    """Return why the release itself must not change any more, or nothing while it may.
-
-    That is from T-1 to the end of `window_utc`, and in every freeze of kind `code` or `promotion`. It never
-    binds the promotion (gates.md, reading 7).
-    """
-    calendar = plan.calendar
-    if calendar is None:
-        return ""
-    begins = later(plan.window_utc.start, -calendar.day)
-    if begins <= now < plan.window_utc.end:
-        return f"the release is frozen since T-1 ({_said(begins)})"
-    for freeze in calendar.freezes:
-        if _within(freeze, now):
-            return f"in the freeze {freeze.name!r} until {_said(freeze.end)}"
-    return ""
-
-
 def promotion_open(plan: CalendarPlan, now: datetime, *, own: bool = True) -> str:
     """Return why prod must not be promoted now, or nothing when it may.
 

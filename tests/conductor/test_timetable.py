@@ -83,7 +83,7 @@ async def test_a_plan_without_calendar_waits_for_nothing(tmp_path: Path) -> None
         await timetable.wait_for("P8")
         await timetable.wait_open()
         assert not await events(recorder, CalendarSet) and not await events(recorder, NotDue)
-        assert timetable.promotion_problem() == "" and timetable.change_problem() == ""
+        assert timetable.promotion_problem() == ""
 
 
 # -- waiting --------------------------------------------------------------------------------------------
@@ -141,7 +141,6 @@ async def test_promotion_follows_window_freeze_and_recurring_windows(tmp_path: P
         clock.by += HOUR
         assert timetable.promotion_problem() == ""
         assert timetable.closes_at() == T0 + 3 * HOUR
-        assert "T-1" in timetable.change_problem()
         clock.by += 2 * HOUR
         assert "outside every recurring window" in timetable.promotion_problem()
 

@@ -14,7 +14,6 @@ from cockpit.plan.calendar import SEED_DAYS, Calendar, Day, RecurringWindow
 from cockpit.plan.values import Window
 from cockpit.verdicts.calendar import (
     closes_at,
-    code_freeze,
     due,
     next_opening,
     next_window,
@@ -81,23 +80,12 @@ def test_a_day_too_long_for_any_calendar_is_no_crash() -> None:
     plan = planned(calendar={"day": 1e15})
     early, late = due(plan, "P0"), due(plan, "P8")
     assert early is not None and late is not None and early < NOW < late
-    assert code_freeze(plan, NOW)
-
-
-def test_the_code_freeze_of_t_minus_1_stops_changes_and_never_the_promotion() -> None:
-    plan = planned(calendar={"freezes": [freeze("code", NOW, HOUR)]})
-    assert code_freeze(plan, NOW - DAY - MINUTE) == ""
-    assert "T-1" in code_freeze(plan, NOW - DAY)
-    assert "T-1" in code_freeze(plan, NOW)
     assert promotion_open(plan, NOW) == ""
-    assert code_freeze(plan, NOW + 5 * HOUR) == ""
-    assert code_freeze(planned(), NOW) == ""
 
 
-def test_named_freezes_stop_changes_too() -> None:
-    plan = planned(calendar={"freezes": [freeze("code", NOW - 9 * DAY, DAY)]})
-    assert "the code freeze" in code_freeze(plan, NOW - 9 * DAY)
-    assert code_freeze(plan, NOW - 8 * DAY) == ""
+def test_no_code_freeze_binds_the_promotion() -> None:
+    plan = planned(calendar={"freezes": [freeze("code", NOW, HOUR)]})
+    assert promotion_open(plan, NOW) == ""
 
 
 # -- promotion ------------------------------------------------------------------------------------------
