@@ -10,10 +10,12 @@ import json
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
+
+import pytest
+import pytest_asyncio
 
 from cockpit.backends.cluster import CONFIGMAP, KubernetesCluster
 from cockpit.backends.flags import ConfigMapFlags
@@ -31,10 +33,11 @@ from cockpit.rehearsal.issues import IssuesServer
 from cockpit.rehearsal.kube import KubeServer, admin
 from cockpit.rehearsal.opa import OpaServer
 from cockpit.rehearsal.prometheus.server import PrometheusServer
-from cockpit.rehearsal.real.toxiproxy import Proxy, Toxic, Toxiproxy
+from cockpit.rehearsal.real.toxiproxy import Proxy, Toxic, Toxiproxy, toxiproxy
 from cockpit.rehearsal.registry import Image, RegistryServer, build_image, push, referrer
 from cockpit.rehearsal.sigstore import Service, SigstoreServer
 from cockpit.rehearsal.webhook import WebhookReceiver
+from tests.real.fixtures import need
 
 SPACE, MAP, FLAGS = "shop", "settings", "flags"
 WHO = "https://rehearsal.invalid/conductor"
@@ -359,6 +362,15 @@ async def works(made: Made) -> None:
                 await asyncio.sleep(0.05)
 
 
+async def ended(ask: Callable[[], Awaitable[object]]) -> BaseException | object:
+    """Return what a call ended with; fails when it does not end."""
+    async with asyncio.timeout(BOUND):
+        try:
+            return await ask()
+        except Exception as error:  # noqa: BLE001 - it is looked at
+            return error
+
+
 Inflict = Callable[[Proxy], Awaitable[Toxic | None]]
 
 HANGS: dict[str, Inflict] = {
@@ -388,6 +400,16 @@ async def _none(done: Awaitable[None]) -> None:
     await done
 
 
-def now() -> datetime:
-    """Return the present time."""
-    return datetime.now(UTC)
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def servers(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[World]:
+    """Run the stand-ins for a module's tests, in its loop."""
+    async with world(tmp_path_factory.mktemp("world")) as running:
+        yield running
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def proxies(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Toxiproxy]:
+    """Run a real toxiproxy for a module's tests, in its loop."""
+    need("toxiproxy-server")
+    async with toxiproxy(tmp_path_factory.mktemp("toxiproxy")) as running:
+        yield running

@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable
 
 import pytest
-import pytest_asyncio
 
 from cockpit.base.errors import BackendUnreachable
-from cockpit.rehearsal.real.toxiproxy import Toxiproxy, toxiproxy
+from cockpit.rehearsal.real.toxiproxy import Toxiproxy
 from tests.real.faults_support import (
     BOUND,
     CLIENTS,
@@ -21,35 +19,16 @@ from tests.real.faults_support import (
     Made,
     World,
     behind,
+    ended,
+    proxies,
+    servers,
     works,
-    world,
 )
-from tests.real.fixtures import need
+
+__all__ = ["proxies", "servers"]
 
 # One loop for the module: the servers and the proxy are started once.
 pytestmark = [pytest.mark.real, pytest.mark.asyncio(loop_scope="module")]
-
-
-@pytest_asyncio.fixture(scope="module", loop_scope="module")
-async def servers(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[World]:
-    async with world(tmp_path_factory.mktemp("world")) as running:
-        yield running
-
-
-@pytest_asyncio.fixture(scope="module", loop_scope="module")
-async def proxies(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Toxiproxy]:
-    need("toxiproxy-server")
-    async with toxiproxy(tmp_path_factory.mktemp("toxiproxy")) as running:
-        yield running
-
-
-async def ended(ask: Callable[[], Awaitable[object]]) -> BaseException | object:
-    """Return what a call ended with; fails when it does not end."""
-    async with asyncio.timeout(BOUND):
-        try:
-            return await ask()
-        except Exception as error:  # noqa: BLE001 - it is looked at
-            return error
 
 
 @pytest.mark.parametrize("fault", HANGS)
