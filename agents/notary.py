@@ -23,7 +23,7 @@ INDEX = "signatures/index.json"
 ATTESTATION = "attestations/release.intoto.jsonl"
 PREDICATE_TYPE = "https://release-cockpit.dev/attestations/release-artifacts/v1"
 _OWN = ("signatures/", ATTESTATION)
-_AT_ONCE = 4
+_AT_ONCE = 8  # a log takes about a second for an entry, however many come at once
 
 
 @dataclass(frozen=True, slots=True)

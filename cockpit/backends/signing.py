@@ -162,7 +162,7 @@ class SigstoreSigning:
         self._token = token
         self._identity = identity
         self._issuer = issuer
-        self._threads = threads or BoundedThreads("signing", 4)
+        self._threads = threads or BoundedThreads("signing", 8)
 
     @property
     def identity(self) -> str:
