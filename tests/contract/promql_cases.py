@@ -60,6 +60,18 @@ def series() -> Iterator[tuple[Mapping[str, str], Points]]:
         yield {"__name__": "odd_bucket", "kind": "empty", "le": le}, [(END_S, 0.0)]
     for le, count in (("0.5", 2.0), ("x", 1.0), ("+Inf", 9.0)):
         yield {"__name__": "odd_bucket", "kind": "misnamed", "le": le}, [(END_S, count)]
+    times = [START_S + i * STEP_S for i in range(SAMPLES)]
+    near = [1e15 + chance.randrange(8) * 0.125 for _ in times]  # their differences are lost in a naive sum
+    yield {"__name__": "awkward", "pod": "a", "track": "stable"}, list(zip(times, near, strict=True))
+    yield {"__name__": "awkward", "pod": "b", "track": "stable"}, [(t, -1e15) for t in times]
+    small = [chance.choice((0.0, -0.0, 1e-307, 1e-300, -1e-9, 0.1)) for _ in times]
+    yield {"__name__": "awkward", "pod": "c", "track": "canary"}, list(zip(times, small, strict=True))
+    vast = [chance.choice((1e308, 1.5e308, -1e300, 1e16)) for _ in times]
+    yield {"__name__": "awkward", "pod": "d", "track": "canary"}, list(zip(times, vast, strict=True))
+    ends = [chance.choice((math.inf, 1.0, 2.0, math.nan)) for _ in times]
+    yield {"__name__": "awkward", "pod": "e", "track": "canary"}, list(zip(times, ends, strict=True))
+    for text in ('quote"slash\\line\n', "ünï\u2028codé 日本 🚀", "a.b", "a-b", "{curly},=~"):
+        yield {"__name__": "strange", "text": text}, [(t, 1.0) for t in times]
     yield {"__name__": "falling_total", "pod": "a"}, [(START_S + i * STEP_S, 50.0 - i) for i in range(40)]
 
 
@@ -191,7 +203,7 @@ absent_over_time(temperature[5m])
 max_over_time(rate(http_requests_total[1m])[5m:30s])
 avg_over_time(sum(rate(http_requests_total[1m]))[10m:1m])
 sum_over_time(temperature{pod="a"}[5m:20s] offset 1m)
-last_over_time(temperature[3m:])
+last_over_time(temperature[30s:])
 count_over_time(vector(1)[5m:15s])
 max_over_time((temperature{pod="a"})[5m:20s])
 """
@@ -349,18 +361,110 @@ abs({__name__=~"temperature|info",pod="a"})
 clamp_min(sum(rate(http_requests_total{code="500"}[5m])) or vector(0), 0.001)
 """
 
-_REFUSED = """
+_REFUSED = r"""
 sum(
 rate(temperature)
 rate(temperature[5m]
 foo(temperature)
 {pod=""}
+{}
 temperature{pod=~"["}
+temperature{pod=~"a**"}
+temperature{pod=~"(?=a)a"}
+temperature{pod=~"(a)\\1"}
+temperature{pod=~"a{1001}"}
+temperature{pod=~"(?<name>a)"}
+temperature{pod=~"\\u0061"}
+temperature{pod=~"*"}
+temperature{pod=~")"}
+temperature{pod="a"
+temperature{pod=a}
+temperature{"pod"="a"}
+{"temperature"}
+temperature{pod="a" or pod="b"}
+temperature{pod="\q"}
 1 > 2
+1 and 2
 sum(temperature, temperature)
+topk(temperature)
+topk(temperature, temperature)
 temperature[0s]
+temperature[5]
+temperature[5m:60]
+temperature[300y]
+temperature[5m] + 1
+temperature offset 300
+temperature offset 1m offset 1m
 temperature and 1
+temperature and bool info
+temperature + bool info
+temperature or on(pod) group_left info
+temperature + on(pod) group_left(pod) info
+temperature * 5m
+5m
+1e309
 "a" + "b"
++"a"
+sum by ("pod") (temperature)
+vector(temperature)
+scalar(1)
+label_replace(temperature, "a", "b", "c")
+limitk(1, temperature)
+sort_by_label(temperature, "pod")
+mad_over_time(temperature[5m])
+double_exponential_smoothing(temperature[5m], 0.5, 0.5)
+info(temperature)
+temperature fill(0) + temperature
+start()
+1_000
+(1
+1)
+()
+größe
+"""
+
+_NOT_KNOWN = r"""
+count_values("value", info)
+temperature atan2 temperature
+pi()
+minute()
+hour(temperature)
+month(vector(0))
+year(vector(0))
+day_of_month()
+day_of_week()
+day_of_year()
+days_in_month()
+deriv(temperature[5m])
+predict_linear(temperature[5m], 60)
+holt_winters(temperature[5m], 0.5, 0.5)
+label_join(temperature, "both", "-", "pod", "track")
+sin(temperature)
+cos(temperature)
+tan(temperature)
+asin(temperature)
+acos(temperature)
+atan(temperature)
+sinh(temperature)
+cosh(temperature)
+tanh(temperature)
+asinh(temperature)
+acosh(temperature)
+atanh(temperature)
+deg(temperature)
+rad(temperature)
+histogram_count(temperature)
+histogram_sum(temperature)
+histogram_fraction(0, 1, temperature)
+rate(http_requests_total @ end() [5m])
+temperature @ -1
+info{pod=~"\\pL"}
+info{pod=~"\\Qa\\E"}
+info{pod=~"\\101"}
+info{pod=~"(?U)a+"}
+info{pod=~"(?m)^a$"}
+info{pod=~"[[:^alpha:]]"}
+info{pod=~"[[a]"}
 """
 
 EXPRESSIONS = tuple(
@@ -372,7 +476,42 @@ EXPRESSIONS = tuple(
 """Expressions with an answer (or an execution error) that must be the same on both."""
 
 REFUSED = tuple(line for line in _REFUSED.split("\n") if line.strip())
-"""Expressions that are no PromQL: 400 and bad_data on both."""
+"""What is no PromQL of Prometheus 2.42, though some is of later versions: 400 and bad_data on both."""
+
+NOT_KNOWN = tuple(line for line in _NOT_KNOWN.split("\n") if line.strip())
+"""All that Prometheus 2.42 answers and the stand-in does not: it says so, and refuses nothing else."""
 
 MOMENTS = (END_S, END_S - 7, END_S - 150, START_S + 457, END_S + 240, END_S + 310)
 """Evaluation times, Unix seconds: at the end, between samples, in the gap, past the end and the lookback."""
+
+PATTERNS = (
+    ("[[:alpha:]_]+", "a_B", "a1"),
+    ("a$", "a", "a\n"),
+    (r"a\z", "a", "a\n"),
+    ("a(?i)b|c", "aB", "Ab"),
+    ("a(?i)b|c", "C", "AB"),
+    ("(?i:a)b", "Ab", "AB"),
+    ("(x(?i)y)z", "xYz", "xyZ"),
+    ("a{,2}", "a{,2}", "aa"),
+    ("a{2,3}?", "aaa", "a"),
+    (r"\x{1F680}|\x41", "🚀", "B"),
+    (r"\101[\141-c]", "Ab", "Ad"),
+    (r"[^]a]", "b", "]"),
+    (r"[a\-z]", "-", "b"),
+    (r"[\d-z]", "-", "y"),
+    (r"\s", "\t", "\v"),
+    (r"\w+", "a_1", "ü"),
+    (".", "x", "\n"),
+    ("(?s).", "\n", ""),
+    ("^*a", "a", "b"),
+    ("a||b", "", "c"),
+    (r"\.\_\@", "._@", "a_@"),
+    ("ü+", "üü", "u"),
+)
+"""Regular expressions, with a text each matches as a whole and one it does not."""
+
+BAD_PATTERNS = tuple(
+    r"""(?=a) (?!a) (?<=a) (?<n>a) (?>a) (?#a) (?x)a (?P=n) (a)\1 a** a*+ a{2}{2} * (*) a|+ ( ) [ [z-a]
+    [[:nope:]] a{1001} a{2,1} \ \y \u0041 a\Z (?L)a (?Pa) (?i-)a \x{110000} \xg (?a)a (?-)a""".split()  # noqa: SIM905
+)
+"""Regular expressions that are none."""

@@ -1,86 +1,86 @@
-"""The stand-in's PromQL against a real Prometheus over the same samples; skipped where there is none."""
+"""The stand-in's PromQL against a real Prometheus over the same samples: equal to 1e-9, or it says that it
+does not know; what it does not know is a list, and nothing may come to it unseen."""
 
 from __future__ import annotations
 
 import asyncio
+import json
 import math
-import shutil
-import socket
-import subprocess
-from collections.abc import AsyncIterator, Iterator
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass
 from typing import Any
 
-import aiohttp
 import pytest
 
-from cockpit.rehearsal.prometheus.server import PrometheusServer
+from cockpit.rehearsal.prometheus.dialect import AGGREGATIONS, FUNCTIONS
 from tests.contract import promql_cases as cases
+from tests.contract import promql_generated as generated
+from tests.contract.prometheus_fixtures import Subject
 
-pytestmark = pytest.mark.real
+pytestmark = [pytest.mark.contract, pytest.mark.real, pytest.mark.asyncio(loop_scope="session")]
+
+_AT_ONCE = 8
+_SHOWN = 5
+GENERATED_MOMENTS = (cases.END_S - 7,)
+WINDOW = {"start": str(cases.START_S - 20), "end": str(cases.END_S + 400), "step": "37s"}
+COARSE = {"start": str(cases.START_S + 11), "end": str(cases.END_S + 400), "step": "131.25"}
+PLATFORM_WINDOW = {
+    "start": str(cases.PLATFORM_END_S - cases.SAMPLES * cases.STEP_S),
+    "end": str(cases.PLATFORM_END_S + 100),
+    "step": "23.5",
+}
 
 
-@pytest.fixture(scope="module")
-def prometheus(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """A real Prometheus over backfilled samples; yields its URL."""
-    server, tool = shutil.which("prometheus"), shutil.which("promtool")
-    if server is None or tool is None:
-        pytest.skip("no prometheus and promtool on PATH")
-    folder = tmp_path_factory.mktemp("prometheus")
-    (folder / "samples.om").write_text(cases.openmetrics())
-    subprocess.run(
-        [tool, "tsdb", "create-blocks-from", "openmetrics", "samples.om", "data"],
-        cwd=folder,
-        check=True,
-        capture_output=True,
-    )
-    (folder / "empty.yml").write_text("global: {}\n")
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    process = subprocess.Popen(
-        [
-            server,
-            f"--config.file={folder}/empty.yml",
-            f"--storage.tsdb.path={folder}/data",
-            "--storage.tsdb.retention.time=100y",
-            f"--web.listen-address=127.0.0.1:{port}",
-        ],
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-    )
-    try:
-        yield f"http://127.0.0.1:{port}"
-    finally:
-        process.terminate()
-        process.wait(20)
+@dataclass(frozen=True)
+class Difference:
+    """An expression on which the two do not agree, and what each said."""
+
+    query: str
+    parameters: dict[str, str]
+    real: Any
+    standin: Any
+
+
+@dataclass(frozen=True)
+class Pair:
+    """Both servers."""
+
+    real: Subject
+    standin: Subject
+
+    async def differences(
+        self, queries: Iterable[str], parameters: Iterable[dict[str, str]]
+    ) -> list[Difference]:
+        """Ask both for every query with each of the parameters; return where they do not agree."""
+        moments = list(parameters)
+        jobs = [(query, moment) for query in queries for moment in moments]
+        found: list[Difference] = []
+        waiting = iter(jobs)
+
+        async def work() -> None:
+            for query, moment in waiting:
+                real, ours = await asyncio.gather(
+                    _ask(self.real, query, moment), _ask(self.standin, query, moment)
+                )
+                if not _agree(query, moment, real, ours):
+                    found.append(Difference(query, moment, real[1], ours[1]))
+
+        async with asyncio.TaskGroup() as tasks:
+            for _ in range(_AT_ONCE):
+                tasks.create_task(work())
+        return found
 
 
 @pytest.fixture
-async def standin() -> AsyncIterator[str]:
-    """The stand-in with the same samples; yields its URL."""
-    async with PrometheusServer() as server:
-        for labels, points in cases.series():
-            for t, value in points:
-                server.store.append(labels, t * 1000, value)
-        yield server.url
+def pair(prometheus_real: Subject, prometheus_standin: Subject) -> Pair:
+    """Both servers, with the same past."""
+    return Pair(prometheus_real, prometheus_standin)
 
 
-async def ask(session: aiohttp.ClientSession, url: str, **parameters: str) -> tuple[int, dict[str, Any]]:
-    path = "query_range" if "step" in parameters else "query"
-    async with session.post(f"{url}/api/v1/{path}", data=parameters) as response:
-        return response.status, await response.json()
-
-
-async def ready(session: aiohttp.ClientSession, url: str) -> None:
-    async with asyncio.timeout(30):
-        while True:
-            try:
-                async with session.get(f"{url}/-/ready") as response:
-                    if response.status == 200:
-                        return
-            except aiohttp.ClientError:
-                pass
-            await asyncio.sleep(0.05)
+async def _ask(server: Subject, query: str, parameters: dict[str, str]) -> tuple[int, dict[str, Any]]:
+    path = "/api/v1/query_range" if "step" in parameters else "/api/v1/query"
+    return await server.post(path, query=query, **parameters)
 
 
 def same(a: Any, b: Any) -> bool:
@@ -97,50 +97,99 @@ def same(a: Any, b: Any) -> bool:
     return bool(a == b)
 
 
-def comparable(query: str, answer: dict[str, Any]) -> Any:
+def _agree(
+    query: str, parameters: dict[str, str], real: tuple[int, dict[str, Any]], ours: tuple[int, dict[str, Any]]
+) -> bool:
+    ordered = query.startswith("sort") and "step" not in parameters
+    return real[0] == ours[0] and same(_comparable(real[1], ordered), _comparable(ours[1], ordered))
+
+
+def _comparable(answer: dict[str, Any], ordered: bool) -> Any:
     if answer["status"] == "error":
         return answer["errorType"]
     data = answer["data"]
-    if data["resultType"] in ("vector", "matrix") and not query.startswith("sort"):
-        data["result"].sort(key=lambda one: sorted(one["metric"].items()))
-    if query.startswith("sort"):
+    if ordered and data["resultType"] == "vector":
         # The places of equal values are not laid down.
         return [one["value"][1] for one in data["result"]]
+    if data["resultType"] in ("vector", "matrix"):
+        result = sorted(data["result"], key=lambda one: sorted(one["metric"].items()))
+        return {**data, "result": result}
     return data
 
 
-async def test_instant_queries_agree(prometheus: str, standin: str) -> None:
-    differences = []
-    async with aiohttp.ClientSession() as session:
-        await ready(session, prometheus)
-        for moment in cases.MOMENTS:
-            for query in cases.EXPRESSIONS:
-                real = await ask(session, prometheus, query=query, time=str(moment))
-                ours = await ask(session, standin, query=query, time=str(moment))
-                if real[0] != ours[0] or not same(comparable(query, real[1]), comparable(query, ours[1])):
-                    differences.append((query, moment - cases.END_S, real, ours))
-    assert not differences, f"{len(differences)}: {differences[:5]}"
+def _none(differences: list[Difference]) -> None:
+    shown = "\n".join(str(one) for one in differences[:_SHOWN])
+    assert not differences, f"{len(differences)} differences:\n{shown}"
 
 
-async def test_range_queries_agree(prometheus: str, standin: str) -> None:
-    differences = []
-    async with aiohttp.ClientSession() as session:
-        await ready(session, prometheus)
-        for query in cases.EXPRESSIONS:
-            window = {"start": str(cases.START_S - 20), "end": str(cases.END_S + 400), "step": "37s"}
-            real = await ask(session, prometheus, query=query, **window)
-            ours = await ask(session, standin, query=query, **window)
-            if query.startswith("sort"):
-                query = f"({query})"
-            if real[0] != ours[0] or not same(comparable(query, real[1]), comparable(query, ours[1])):
-                differences.append((query, real, ours))
-    assert not differences, f"{len(differences)}: {differences[:5]}"
+def _times(moments: Iterable[float]) -> list[dict[str, str]]:
+    return [{"time": str(moment)} for moment in moments]
 
 
-async def test_refusals_agree(prometheus: str, standin: str) -> None:
-    async with aiohttp.ClientSession() as session:
-        await ready(session, prometheus)
-        for query in cases.REFUSED:
-            for url in (prometheus, standin):
-                status, answer = await ask(session, url, query=query)
-                assert (status, answer["status"], answer["errorType"]) == (400, "error", "bad_data"), query
+async def test_expressions_written_by_hand_agree(pair: Pair) -> None:
+    _none(await pair.differences(cases.EXPRESSIONS, [*_times(cases.MOMENTS), WINDOW]))
+
+
+async def test_every_function_and_operator_agrees(pair: Pair) -> None:
+    _none(await pair.differences(generated.systematic(), [*_times(GENERATED_MOMENTS), COARSE]))
+
+
+async def test_expressions_drawn_at_random_agree(pair: Pair) -> None:
+    _none(await pair.differences(generated.drawn(), [*_times(GENERATED_MOMENTS), COARSE]))
+
+
+async def test_what_the_cockpit_asks_agrees(pair: Pair) -> None:
+    moments = _times((cases.PLATFORM_END_S, cases.PLATFORM_END_S - 100.5))
+    _none(await pair.differences(generated.of_the_cockpit(), [*moments, PLATFORM_WINDOW]))
+
+
+async def test_what_the_stand_in_does_not_know_is_this_list(
+    pair: Pair, capsys: pytest.CaptureFixture[str]
+) -> None:
+    at = {"time": str(cases.END_S)}
+    said = {}
+    for query in cases.NOT_KNOWN:
+        real, ours = await _ask(pair.real, query, at), await _ask(pair.standin, query, at)
+        assert real[0] == 200, (query, real)
+        assert ours[1]["status"] == "error", f"{query} is known: take it off the list"
+        said[query] = ours[1]["error"]
+    with capsys.disabled():
+        print(f"\n{len(said)} expressions the stand-in answers with an error:")
+        for query, error in said.items():
+            print(f"  {query}: {error}")
+
+
+async def test_every_name_of_prometheus_is_tried() -> None:
+    tried = "\n".join((*cases.EXPRESSIONS, *generated.systematic(), *cases.NOT_KNOWN))
+    missing = [name for name in (*FUNCTIONS, *AGGREGATIONS) if not re.search(rf"\b{name}\b", tried)]
+    assert missing == []
+
+
+async def test_regular_expressions_agree(pair: Pair) -> None:
+    queries = []
+    for pattern, *texts in cases.PATTERNS:
+        for text in texts:
+            made = f'label_replace(vector(1), "made", {_literal(text)}, "", "")'
+            queries.append(f'label_replace({made}, "is", "matched", "made", {_literal(pattern)})')
+    _none(await pair.differences(queries, _times([cases.END_S])))
+    for pattern in cases.BAD_PATTERNS:
+        matched = f"temperature{{pod=~{_literal(pattern)}}}"
+        replaced = f'label_replace(temperature, "a", "b", "pod", {_literal(pattern)})'
+        for server in (pair.real, pair.standin):
+            status, _ = await server.post("/api/v1/query", query=matched)
+            assert status == 400, (pattern, server.url)
+            status, _ = await server.post("/api/v1/query", query=replaced, time=str(cases.END_S))
+            assert status == 422, (pattern, server.url)
+
+
+def _literal(text: str) -> str:
+    """Return a text as PromQL writes it; a dollar sign stays one in a replacement."""
+    return json.dumps(text, ensure_ascii=False)
+
+
+async def test_refusals_agree(pair: Pair) -> None:
+    for query in cases.REFUSED:
+        for server in (pair.real, pair.standin):
+            status, answer = await server.post("/api/v1/query", query=query)
+            got = (status, answer["status"], answer.get("errorType"))
+            assert got == (400, "error", "bad_data"), (query, server.url, answer)

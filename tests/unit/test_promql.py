@@ -289,13 +289,10 @@ class TestRefusals:
         "query",
         [
             'count_values("x", m)',
-            "limitk(1, m)",
             "predict_linear(m[5m], 60)",
             "deriv(m[5m])",
             "hour()",
             "m atan2 m",
-            "m + fill(0) n",
-            'm{pod="a" or pod="b"}',
             "label_join(m, 'x', '-', 'pod')",
             "m * on(track) n",
             "m * on(track) m",

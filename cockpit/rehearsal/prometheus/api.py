@@ -14,11 +14,12 @@ from aiohttp.typedefs import Middleware
 
 from cockpit.rehearsal.prometheus.faults import Faults, spoil
 from cockpit.rehearsal.prometheus.promql import MAX_STEPS, Evaluator
+from cockpit.rehearsal.prometheus.regex import BadPattern, UnknownPattern
 from cockpit.rehearsal.prometheus.rules import ActiveAlert
 from cockpit.rehearsal.prometheus.scrape import ScrapeLoop
 from cockpit.rehearsal.prometheus.store import Labels, Store
 from cockpit.rehearsal.prometheus.syntax import parse, result_type, selector_matchers
-from cockpit.rehearsal.prometheus.vectors import QueryFailed
+from cockpit.rehearsal.prometheus.vectors import QueryFailed, execution
 from cockpit.rehearsal.prometheus.wire import (
     matrix_json,
     metric,
@@ -40,6 +41,8 @@ class Served(Protocol):
     store: Store
     faults: Faults
     lookback_ms: int
+    interval_ms: int
+    """How often rules are evaluated, and the step of subqueries that name none."""
 
     def now_ms(self) -> int:
         """Return the server's present time, Unix milliseconds."""
@@ -70,10 +73,10 @@ def application(served: Served) -> web.Application:
     app.router.add_get("/api/v1/targets", api.targets)
     app.router.add_get("/api/v1/alerts", api.alerts)
     app.router.add_get("/api/v1/status/buildinfo", api.buildinfo)
+    app.router.add_get("/api/v1/status/runtimeinfo", api.runtimeinfo)
     app.router.add_get("/-/healthy", api.healthy)
     app.router.add_get("/-/ready", api.healthy)
     app.router.add_get("/metrics", api.metrics)
-    app.router.add_get("/api/v1/status/runtimeinfo", api.runtimeinfo)
     return app
 
 
@@ -131,6 +134,10 @@ class _Api:
             answer = await handler(request)
         except QueryFailed as error:
             answer = _failure(error)
+        except BadPattern as error:
+            answer = _failure(QueryFailed("bad_data", f"error parsing regexp: {error}"))
+        except UnknownPattern as error:
+            answer = _failure(execution(f"the stand-in does not know this regular expression: {error}"))
         if mode == "truncated" and isinstance(answer, web.Response) and isinstance(answer.body, bytes):
             return web.Response(body=answer.body[: len(answer.body) // 2], content_type="application/json")
         return answer
@@ -156,7 +163,7 @@ class _Api:
         at = self._time(parameters, "time", self._served.now_ms())
         query = parameters.get("query")
         expression = parse(query)
-        value = Evaluator(self._served.store, self._served.lookback_ms, at, at).at(expression, at)
+        value = self._evaluator(at, at).at(expression, at)
         matrix = result_type(expression) == "matrix"
         return self._data(value_json(value, at, matrix=matrix), query)
 
@@ -184,8 +191,7 @@ class _Api:
                 "bad_data",
                 f'invalid expression type "{shown}" for range query, must be Scalar or instant Vector',
             )
-        evaluator = Evaluator(self._served.store, self._served.lookback_ms, start, end)
-        return self._data(matrix_json(evaluator.over(expression, step)), query)
+        return self._data(matrix_json(self._evaluator(start, end).over(expression, step)), query)
 
     async def series(self, request: web.Request) -> web.Response:
         parameters = await Parameters.of(request)
@@ -247,21 +253,25 @@ class _Api:
             }
         )
 
+    async def runtimeinfo(self, request: web.Request) -> web.Response:
+        kept = f"{self._served.store.retention_s:g}s"
+        return _success({"storageRetention": kept, "reloadConfigSuccess": True, "corruptionCount": 0})
+
     async def healthy(self, request: web.Request) -> web.Response:
         return web.Response(text="The Prometheus stand-in is up.\n")
 
     async def metrics(self, request: web.Request) -> web.Response:
         text = (
             "# TYPE prometheus_build_info gauge\n"
-    async def runtimeinfo(self, request: web.Request) -> web.Response:
-        kept = f"{self._served.store.retention_s:g}s"
-        return _success({"storageRetention": kept, "reloadConfigSuccess": True, "corruptionCount": 0})
-
             f'prometheus_build_info{{version="{VERSION}"}} 1\n'
             "# TYPE prometheus_tsdb_head_series gauge\n"
             f"prometheus_tsdb_head_series {len(self._served.store)}\n"
         )
         return web.Response(text=text)
+
+    def _evaluator(self, start: int, end: int) -> Evaluator:
+        served = self._served
+        return Evaluator(served.store, served.lookback_ms, start, end, step_ms=served.interval_ms)
 
     def _time(self, parameters: Parameters, name: str, default: int) -> int:
         text = parameters.get(name)

@@ -93,20 +93,69 @@ def smallest(values: Sequence[float]) -> float:
 
 
 def mean(values: Sequence[float]) -> float:
-    """Return the arithmetic mean."""
-    return sum(values) / len(values)
+    """Return the arithmetic mean as aggregations take it: no overflow, infinities stay."""
+    middle = 0.0
+    for count, value in enumerate(values, 1):
+        if not _settled(middle, value):
+            middle += value / count - middle / count
+    return middle
 
 
 def variance(values: Sequence[float]) -> float:
-    """Return the population variance."""
-    centre = mean(values)
-    return sum((value - centre) * (value - centre) for value in values) / len(values)
+    """Return the population variance as aggregations take it (Welford)."""
+    middle, total = values[0], 0.0
+    for count, value in enumerate(values[1:], 2):
+        delta = value - middle
+        middle += delta / count
+        total += delta * (value - middle)
+    return total / len(values)
 
 
 def deviation(values: Sequence[float]) -> float:
-    """Return the population standard deviation."""
-    spread = variance(values)
-    return math.sqrt(spread) if spread >= 0 else NAN
+    """Return the population standard deviation as aggregations take it."""
+    return _root(variance(values))
+
+
+def sum_over_time(values: Sequence[float]) -> float:
+    """Return the sum with what is lost in each step carried along (Kahan, Neumaier)."""
+    total = carry = 0.0
+    for value in values:
+        total, carry = _carried(value, total, carry)
+    return total if math.isinf(total) else total + carry
+
+
+def mean_over_time(values: Sequence[float]) -> float:
+    """Return the mean, carried like the sum; infinities stay."""
+    middle = carry = 0.0
+    for count, value in enumerate(values, 1):
+        if not _settled(middle, value):
+            middle, carry = _carried(value / count - middle / count, middle, carry)
+    return middle if math.isinf(middle) else middle + carry
+
+
+def variance_over_time(values: Sequence[float]) -> float:
+    """Return the population variance, carried like the sum."""
+    middle = middle_carry = total = carry = 0.0
+    for count, value in enumerate(values, 1):
+        delta = value - (middle + middle_carry)
+        middle, middle_carry = _carried(delta / count, middle, middle_carry)
+        total, carry = _carried(delta * (value - (middle + middle_carry)), total, carry)
+    return (total + carry) / len(values)
+
+
+def _carried(value: float, total: float, carry: float) -> tuple[float, float]:
+    after = total + value
+    large, little = (total, value) if abs(total) >= abs(value) else (value, total)
+    return after, carry + ((large - after) + little)
+
+
+def _settled(middle: float, value: float) -> bool:
+    """Tell whether a mean is infinite and `value` leaves it so."""
+    return math.isinf(middle) and (value == middle or math.isfinite(value))
+
+
+def _root(value: float) -> float:
+    return math.sqrt(value) if value >= 0 else NAN
 
 
 def _changes(values: Sequence[float]) -> float:
@@ -131,15 +180,15 @@ RANGE_FUNCTIONS: dict[str, RangeFunction] = {
     "delta": partial(extrapolated, counter=False, per_second=False),
     "irate": partial(instant, rate=True),
     "idelta": partial(instant, rate=False),
-    "sum_over_time": _over(sum),
-    "avg_over_time": _over(mean),
+    "sum_over_time": _over(sum_over_time),
+    "avg_over_time": _over(mean_over_time),
     "min_over_time": _over(smallest),
     "max_over_time": _over(largest),
     "count_over_time": _over(lambda values: float(len(values))),
     "last_over_time": _over(lambda values: values[-1]),
     "present_over_time": _over(lambda values: 1.0),
-    "stddev_over_time": _over(deviation),
-    "stdvar_over_time": _over(variance),
+    "stddev_over_time": _over(lambda values: _root(variance_over_time(values))),
+    "stdvar_over_time": _over(variance_over_time),
     "changes": _over(_changes),
     "resets": _over(_resets),
 }
@@ -282,10 +331,14 @@ def round_to(value: float, nearest: float) -> float:
 
 
 def upper_clamp(value: float, bound: float) -> float:
-    """Return the smaller one; NaN wins."""
+    """Return the smaller one; NaN wins over everything but minus infinity, as in Go."""
+    if -INF in (value, bound):
+        return -INF
     return NAN if math.isnan(value) or math.isnan(bound) else min(value, bound)
 
 
 def lower_clamp(value: float, bound: float) -> float:
-    """Return the larger one; NaN wins."""
+    """Return the larger one; NaN wins over everything but infinity, as in Go."""
+    if INF in (value, bound):
+        return INF
     return NAN if math.isnan(value) or math.isnan(bound) else max(value, bound)

@@ -14,7 +14,8 @@ from typing import Any
 import promql_parser as ast
 
 from cockpit.rehearsal.prometheus import functions as fn
-from cockpit.rehearsal.prometheus.store import NAME, Labels, Series, Store, compile_pattern
+from cockpit.rehearsal.prometheus.regex import BadPattern, UnknownPattern, compile_pattern
+from cockpit.rehearsal.prometheus.store import NAME, Labels, Series, Store
 from cockpit.rehearsal.prometheus.syntax import (
     absent_labels,
     has_one_name,
@@ -26,6 +27,7 @@ from cockpit.rehearsal.prometheus.syntax import (
 from cockpit.rehearsal.prometheus.vectors import (
     Element,
     Grouping,
+    QueryFailed,
     Vector,
     aggregate,
     by_value,
@@ -40,7 +42,7 @@ from cockpit.rehearsal.prometheus.vectors import (
 
 MAX_STEPS = 11_000
 MAX_SAMPLES = 5_000_000
-DEFAULT_SUBQUERY_STEP_MS = 60_000
+SUBQUERY_STEP_MS = 60_000
 
 _PARAMETER_OPS = ("topk", "bottomk", "quantile")
 
@@ -59,13 +61,19 @@ Value = float | str | Vector | Matrix
 
 
 class Evaluator:
-    """Evaluates one query; `start_ms` and `end_ms` are what `@ start()` and `@ end()` mean."""
+    """Evaluates one query; `start_ms` and `end_ms` are what `@ start()` and `@ end()` mean.
 
-    def __init__(self, store: Store, lookback_ms: int, start_ms: int, end_ms: int) -> None:
+    `step_ms` is that of subqueries which name none: the server's evaluation interval.
+    """
+
+    def __init__(
+        self, store: Store, lookback_ms: int, start_ms: int, end_ms: int, *, step_ms: int = SUBQUERY_STEP_MS
+    ) -> None:
         self._store = store
         self._lookback = lookback_ms
         self._start = start_ms
         self._end = end_ms
+        self._step = step_ms
         self._loaded = 0
         self._selected: dict[int, tuple[Any, list[Series]]] = {}
 
@@ -73,8 +81,11 @@ class Evaluator:
         """Return the value of `expression` at `t` (Unix milliseconds); raises QueryFailed."""
         try:
             return self._value(expression, t)
-        except re.error as error:
-            raise execution(f"the stand-in cannot run this regular expression: {error}") from None
+        except BadPattern as error:
+            message = f'invalid parameter "query": parse error: error parsing regexp: {error}'
+            raise QueryFailed("bad_data", message) from None
+        except UnknownPattern as error:
+            raise execution(f"the stand-in does not know this regular expression: {error}") from None
         except RecursionError:
             raise execution("the query is nested too deeply") from None
 
@@ -118,7 +129,8 @@ class Evaluator:
         # The selection is the same at each step of a range query; the node is kept, so its id stays its own.
         known = self._selected.get(id(selector))
         if known is None:
-            known = self._selected[id(selector)] = (selector, list(self._store.select(matchers_of(selector))))
+            found = sorted(self._store.select(matchers_of(selector)), key=lambda one: one.place)
+            known = self._selected[id(selector)] = (selector, found)
         return known[1]
 
     def _load(self, samples: int) -> None:
@@ -171,11 +183,11 @@ class Evaluator:
     def _subquery(self, node: Any, t: int) -> tuple[Matrix, int, int]:
         end = self._moment(node, t)
         start = end - milliseconds(node.range)
-        step = milliseconds(node.step) if node.step is not None else DEFAULT_SUBQUERY_STEP_MS
+        step = milliseconds(node.step) if node.step is not None else self._step
         first = -(-start // step) * step  # steps are aligned to the epoch, not to the query
         if (end - first) // step > MAX_STEPS:
             raise execution("the subquery has too many steps")
-        inner = Evaluator(self._store, self._lookback, self._start, self._end)
+        inner = Evaluator(self._store, self._lookback, self._start, self._end, step_ms=self._step)
         found: dict[frozenset[tuple[str, str]], tuple[Labels, list[int], list[float]]] = {}
         for moment in range(first, end + 1, step):
             value = inner.at(node.expr, moment)
@@ -325,7 +337,11 @@ class Evaluator:
         target, replacement, source, pattern = (self._text(arg, t) for arg in args[1:5])
         if not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", target):
             raise execution(f"invalid destination label name in label_replace(): {target}")
-        regex = compile_pattern(pattern)
+        try:
+            regex = compile_pattern(pattern)
+        except BadPattern:
+            message = f"invalid regular expression in label_replace(): {pattern}"
+            raise execution(message) from None
         out: Vector = []
         for element in self._vector(args[0], t):
             labels: Labels = element.labels

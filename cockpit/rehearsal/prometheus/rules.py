@@ -6,7 +6,7 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
-from cockpit.rehearsal.prometheus.promql import Evaluator
+from cockpit.rehearsal.prometheus.promql import SUBQUERY_STEP_MS, Evaluator
 from cockpit.rehearsal.prometheus.store import NAME, STALE, LabelKey, Labels, Series, Store
 from cockpit.rehearsal.prometheus.syntax import parse
 from cockpit.rehearsal.prometheus.vectors import Element, QueryFailed, without_name
@@ -61,10 +61,13 @@ class ActiveAlert:
 class RuleRunner:
     """Evaluates rules in order; later ones see what earlier ones have recorded."""
 
-    def __init__(self, rules: Sequence[Rule], store: Store, lookback_ms: int) -> None:
+    def __init__(
+        self, rules: Sequence[Rule], store: Store, lookback_ms: int, interval_ms: int = SUBQUERY_STEP_MS
+    ) -> None:
         self._rules = [(rule, parse(rule.expr)) for rule in rules]
         self._store = store
         self._lookback = lookback_ms
+        self._interval = interval_ms
         self._active: list[dict[LabelKey, ActiveAlert]] = [{} for _ in rules]
         self._written: list[set[Series]] = [set() for _ in rules]
         self.errors: dict[str, str] = {}
@@ -79,7 +82,9 @@ class RuleRunner:
         for index, (rule, expression) in enumerate(self._rules):
             name = rule.record if isinstance(rule, RecordingRule) else rule.alert
             try:
-                value = Evaluator(self._store, self._lookback, now_ms, now_ms).vector(expression, now_ms)
+                value = Evaluator(self._store, self._lookback, now_ms, now_ms, step_ms=self._interval).vector(
+                    expression, now_ms
+                )
             except QueryFailed as error:
                 self.errors[name] = str(error)
                 continue

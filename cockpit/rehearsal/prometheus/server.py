@@ -59,8 +59,10 @@ class PrometheusServer:
         self._sd_interval = sd_interval
         self._discovered: dict[str, list[TargetGroup]] = {}
         self.sd_errors: dict[str, str] = {}
-        self._rules = RuleRunner(rules, self.store, self.lookback_ms) if rules else None
         self._rule_interval = rule_interval or scrape_interval
+        self.interval_ms = max(1, round(self._rule_interval * 1000))
+        runner = RuleRunner(rules, self.store, self.lookback_ms, self.interval_ms)
+        self._rules = runner if rules else None
         self._clock_offset = clock_offset_s
         self._port = port
         self._loops: dict[object, tuple[ScrapeLoop, asyncio.Task[None]]] = {}

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import re
 import struct
 from array import array
 from bisect import bisect_left, bisect_right
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from functools import lru_cache
 from typing import Literal
+
+from cockpit.rehearsal.prometheus.regex import compile_pattern
 
 Labels = Mapping[str, str]
 LabelKey = frozenset[tuple[str, str]]
@@ -25,12 +25,6 @@ def is_stale(value: float) -> bool:
     return value != value and struct.pack("<d", value) == _STALE_BITS
 
 
-@lru_cache(maxsize=1024)
-def compile_pattern(pattern: str) -> re.Pattern[str]:
-    """Compile a matcher's regular expression; raises re.error. RE2 classes are ASCII, so are these."""
-    return re.compile(pattern, re.ASCII)
-
-
 @dataclass(frozen=True, slots=True)
 class Matcher:
     """One label matcher; an absent label matches as the empty string."""
@@ -40,7 +34,7 @@ class Matcher:
     value: str
 
     def test(self) -> Callable[[str], bool]:
-        """Return the predicate over the label's value; raises re.error for a bad pattern."""
+        """Return the predicate over the label's value; raises BadPattern or UnknownPattern."""
         value = self.value
         if self.op == "=":
             return lambda text: text == value
@@ -55,11 +49,13 @@ class Matcher:
 class Series:
     """The samples of one label set: times in Unix milliseconds, strictly rising, and float values."""
 
-    __slots__ = ("key", "labels", "times", "values")
+    __slots__ = ("key", "labels", "place", "times", "values")
 
     def __init__(self, labels: Labels) -> None:
         self.labels = labels
         self.key: LabelKey = frozenset(labels.items())
+        self.place = tuple(sorted(labels.items()))
+        """Its place among others: Prometheus evaluates series in this order, and sums depend on it."""
         self.times = array("q")
         self.values = array("d")
 
@@ -99,14 +95,14 @@ class Series:
 class Store:
     """All series of the server, indexed by metric name."""
 
+    def __init__(self, retention_s: float = 900.0) -> None:
+        self._retention_ms = round(retention_s * 1000)
+        self._by_name: dict[str, dict[LabelKey, Series]] = {}
+
     @property
     def retention_s(self) -> float:
         """How long samples are kept, in seconds."""
         return self._retention_ms / 1000
-
-    def __init__(self, retention_s: float = 900.0) -> None:
-        self._retention_ms = round(retention_s * 1000)
-        self._by_name: dict[str, dict[LabelKey, Series]] = {}
 
     def series(self, labels: Labels) -> Series:
         """Return the series of `labels` (which hold `__name__`), made when new."""
@@ -137,7 +133,7 @@ class Store:
                 del self._by_name[name]
 
     def select(self, matchers: Iterable[Matcher]) -> Iterator[Series]:
-        """Yield the series all of whose matchers hold; raises re.error for a bad pattern."""
+        """Yield the series all of whose matchers hold; raises BadPattern or UnknownPattern."""
         names: list[str] | None = None
         tests: list[tuple[str, Callable[[str], bool]]] = []
         for matcher in matchers:

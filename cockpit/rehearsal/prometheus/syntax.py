@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import re
 from datetime import timedelta
 from typing import Any, Literal
 
 import promql_parser as ast
 
+from cockpit.rehearsal.prometheus.dialect import check
+from cockpit.rehearsal.prometheus.regex import BadPattern, UnknownPattern, compile_pattern
 from cockpit.rehearsal.prometheus.store import NAME, Matcher
 from cockpit.rehearsal.prometheus.vectors import ALL_LABELS, Grouping, Matching, QueryFailed, execution
 
+_PIECES = re.compile(r"""`([^`]*)`|"(?:[^"\\]|\\.)*"|'(?:[^'\\]|\\.)*'|\#[^\n]*""", re.DOTALL)
+_ILLEGAL = "illegal regex for "
 _OPS: dict[str, Literal["=", "!=", "=~", "!~"]] = {"Equal": "=", "NotEqual": "!=", "Re": "=~", "NotRe": "!~"}
 
 
@@ -17,21 +22,49 @@ def parse(query: str) -> Any:
     """Parse a query into its syntax tree; raises QueryFailed(bad_data)."""
     if len(query) > 100_000:
         raise QueryFailed("bad_data", 'invalid parameter "query": longer than 100000 characters')
-    try:
-        return ast.parse(query)
-    except ValueError as error:
-        raise QueryFailed("bad_data", f'invalid parameter "query": parse error: {error}') from None
+    return _parsed(query, "query")
 
 
 def selector_matchers(text: str) -> list[Matcher]:
     """Parse a series selector as `match[]` takes it; raises QueryFailed(bad_data)."""
-    try:
-        expression = ast.parse(text)
-    except ValueError as error:
-        raise QueryFailed("bad_data", f'invalid parameter "match[]": parse error: {error}') from None
+    expression = _parsed(text, "match[]")
     if not isinstance(expression, ast.VectorSelector):
         raise QueryFailed("bad_data", 'invalid parameter "match[]": not a series selector')
     return matchers_of(expression)
+
+
+def _parsed(text: str, parameter: str) -> Any:
+    quoted = _quoted(text)
+    check(quoted)
+    try:
+        return ast.parse(quoted)
+    except ValueError as error:
+        said = str(error)
+    if said.startswith(_ILLEGAL):
+        # The parser has regular expressions of its own, which are not quite Prometheus'.
+        try:
+            compile_pattern(said.removeprefix(_ILLEGAL))
+        except BadPattern:
+            pass
+        except UnknownPattern as error:
+            raise execution(f"the stand-in does not know this regular expression: {error}") from None
+        else:
+            raise execution(f"the stand-in does not know this regular expression: {said}")
+    raise QueryFailed("bad_data", f'invalid parameter "{parameter}": parse error: {said}')
+
+
+def _quoted(query: str) -> str:
+    """Return `query` with its raw strings (`` `…` ``) as quoted ones: the parser would look for escapes."""
+    if "`" not in query:
+        return query
+    return _PIECES.sub(
+        lambda piece: _quote(piece.group(1)) if piece.group(1) is not None else piece.group(), query
+    )
+
+
+def _quote(raw: str) -> str:
+    escaped = raw.replace("\\", "\\\\").replace('"', '\\"').replace("\n", "\\n")
+    return f'"{escaped}"'
 
 
 def matchers_of(selector: Any) -> list[Matcher]:

@@ -73,6 +73,8 @@ class Grouping:
         return frozenset(self.of(labels).items())
 
 
+_LARGEST = float(1 << 63)
+
 ALL_LABELS = Grouping(keep=False, names=frozenset())
 
 _REDUCERS: dict[str, Callable[[Sequence[float]], float]] = {
@@ -111,7 +113,7 @@ def by_value(element: Element, sign: float) -> tuple[bool, float]:
 
 
 def _extremes(op: str, group: Vector, parameter: float) -> Vector:
-    if not math.isfinite(parameter):
+    if not -_LARGEST <= parameter < _LARGEST:
         raise execution(f"Scalar value {parameter} overflows int64")
     sign = -1.0 if op == "topk" else 1.0
     ordered = sorted(group, key=lambda element: by_value(element, sign))
