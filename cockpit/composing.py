@@ -104,7 +104,9 @@ class Surroundings:
         )
         assert core.handles.decisions is not None and core.handles.metrics is not None
         self._soak = Soak(plan, recorder, clock, core.handles.metrics)
-        self._hard_stop = HardStop(core.phases, recorder)
+        issues = plan.targets.issues
+        resolves = issues is not None and issues.close_after_rollback
+        self._hard_stop = HardStop(core.phases, recorder, resolves=resolves)
         self._permission = Permission(
             plan,
             core.loaded.sha256,

@@ -73,7 +73,10 @@ class StageResult:
 
 
 class HardStop:
-    """Runs the stages of one stop. `call_within` and `stage_within` are in seconds of the machine."""
+    """Runs the stages of one stop; `call_within` and `stage_within` are in seconds of the machine.
+
+    `resolves`: the incident is resolved where the rollback is verified and every stage is done.
+    """
 
     def __init__(
         self,
@@ -81,12 +84,14 @@ class HardStop:
         recorder: Recorder,
         *,
         clock: Clock | None = None,
+        resolves: bool = False,
         call_within: float = _CALL_WITHIN,
         stage_within: float = _STAGE_WITHIN,
     ) -> None:
         self._phases = phases
         self._recorder = recorder
         self._clock = clock or SystemClock()
+        self._resolves = resolves
         self._call_within = call_within
         self._stage_within = stage_within
 
@@ -114,6 +119,9 @@ class HardStop:
                 HardStopStage(stage=name, ok=result.ok, detail=visible(result.detail, limit=2000))
             )
             results.append(result)
+        left = [one.stage for one in results if not one.ok]
+        if self._resolves and incident["verified"] and not left:
+            await self._resolve(incident)
         await self._postmortem(incident)
         return results
 
@@ -162,6 +170,16 @@ class HardStop:
     async def _fix_train(self, incident: dict[str, Any]) -> StageResult:
         asked = {"cause": incident["cause"] or incident["reason"], "stop": incident["stop"]}
         return await self._call("fix_train", _SCHEDULER, "APPLY", {"fix_train": asked})
+
+    async def _resolve(self, incident: dict[str, Any]) -> None:
+        """Have the incident resolved; one that cannot be closed stays open, and says so."""
+        text = "The rollback is verified and every stage of the hard stop is done."
+        asked = {"incident": {**incident, "action": "resolve", "text": text}}
+        result = await self._bounded("resolve", lambda: self._call("resolve", _COMMANDER, "APPLY", asked))
+        if not result.ok:
+            self._recorder.note(
+                Noted(level="warning", text=visible(f"the incident stays open: {result.detail}"))
+            )
 
     async def _postmortem(self, incident: dict[str, Any]) -> None:
         """Have timeline and postmortem written with what the stages came to."""

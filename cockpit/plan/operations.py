@@ -49,6 +49,9 @@ class Issues(Strict):
     repository: Annotated[str, Field(pattern=r"^[\w.-]+/[\w.-]+$")]
     token: SecretRef
     deadline: PositiveSeconds = 10.0
+    close_after_rollback: bool = False
+    """Resolve the incident of a stop when its rollback is verified and all its stages are done; else it stays
+    open until people close it."""
 
 
 class PolicyEngine(Strict):

@@ -33,6 +33,7 @@ from cockpit.journal.events import (
     Released,
     RollbackStage,
     RollbackStarted,
+    RollbackUnfinished,
     RollbackVerified,
     StepStarted,
 )
@@ -71,10 +72,17 @@ class Stopped:
         return Phases(ROSTER, listed, calls, world.recorder, self.people)
 
     def stop(
-        self, listed: Sequence[str] = EVERYBODY, *, call_within: float = 60.0, stage_within: float = 150.0
+        self,
+        listed: Sequence[str] = EVERYBODY,
+        *,
+        resolves: bool = False,
+        call_within: float = 60.0,
+        stage_within: float = 150.0,
     ) -> HardStop:
         phases, recorder = self.phases(listed), self.world.recorder
-        return HardStop(phases, recorder, call_within=call_within, stage_within=stage_within)
+        return HardStop(
+            phases, recorder, resolves=resolves, call_within=call_within, stage_within=stage_within
+        )
 
     async def run(
         self, listed: Sequence[str] = EVERYBODY, *, call_within: float = 60.0, stage_within: float = 150.0
@@ -199,6 +207,35 @@ async def test_what_takes_a_stage_too_long_is_cut(stopped: Stopped) -> None:
     done = await stopped.run(call_within=30.0, stage_within=0.2)
     assert not done["incident"] and "not done within 0.2 s" in stopped.details()["incident"]
     await stopped.forge.fault(None)
+
+
+def incident(stopped: Stopped) -> tuple[str, str]:
+    """Return the state of the incident by the journal, and of its issue by the forge."""
+    [known] = [one for one in stopped.world.recorder.state().work.incidents if one.severity != "drill"]
+    [issue] = [one for one in stopped.forge.all() if "rolled back" in one["title"]]
+    return known.state, issue["state"]
+
+
+async def test_an_incident_stays_open_for_people_unless_the_plan_says_otherwise(stopped: Stopped) -> None:
+    await stopped.run()
+    assert incident(stopped) == ("mitigated", "open")
+    await stopped.stop(resolves=True).run(CAUSE, REASON, GATE)
+    assert incident(stopped) == ("resolved", "closed")
+    [issue] = [one for one in stopped.forge.all() if "rolled back" in one["title"]]
+    assert "every stage of the hard stop is done" in issue["notes"][-1]["body"]
+    folder = stopped.world.run_dir / "artifacts" / "incidents"
+    [told] = [path for path in folder.glob("INC-*.md") if "postmortem" not in path.name]
+    assert "Resolved at" in told.read_text() and "## Timeline" in told.read_text()
+    await stopped.stop(resolves=True).run(CAUSE, REASON, GATE)
+    assert len(issue["notes"]) == 2
+
+
+async def test_an_incident_of_a_stop_that_is_not_done_stays_open(stopped: Stopped) -> None:
+    await stopped.stop(("A37", "A38", "A2"), resolves=True).run(CAUSE, REASON, GATE)
+    assert incident(stopped)[1] == "open"
+    await stopped.world.recorder.record(RollbackUnfinished(reason="pods are left", fallback=[]))
+    await stopped.stop(resolves=True).run(CAUSE, REASON, GATE)
+    assert incident(stopped)[1] == "open"
 
 
 async def test_another_stop_has_its_own_incident(stopped: Stopped) -> None:
