@@ -7,6 +7,7 @@ its files, and can be killed at the deadline.
 from __future__ import annotations
 
 import json
+import os
 import resource
 import sys
 from typing import Any
@@ -64,12 +65,15 @@ def main() -> int:
     resource.setrlimit(resource.RLIMIT_CPU, (_CPU_SECONDS, _CPU_SECONDS))
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     request = json.loads(sys.stdin.buffer.read())
+    # The engine writes parse errors to standard output, where only the answer belongs.
+    answers = os.dup(1)
+    os.dup2(2, 1)
     try:
         answer = decide_all(request) if "inputs" in request else decide(request)
     except Exception as error:  # noqa: BLE001 - whatever the engine raises is an answer: not a decision
         answer = {"error": f"{type(error).__name__}: {error}"[:2000]}
-    sys.stdout.buffer.write(json.dumps(answer, ensure_ascii=False).encode("utf-8", "backslashreplace"))
-    sys.stdout.buffer.flush()
+    with os.fdopen(answers, "wb") as out:
+        out.write(json.dumps(answer, ensure_ascii=False).encode("utf-8", "backslashreplace"))
     return 0
 
 

@@ -82,6 +82,6 @@ def _found(check: Check) -> str:
 
 def _ending(report: Report) -> str:
     if report.exit == 0:
-        return "Nothing stands in the way of a release."
+        return "No check failed."
     away = list(dict.fromkeys(check.part for check in report.checks if check.unreachable))
     return f"Unreachable: {', '.join(away)}." if away else "A release would fail."
