@@ -86,6 +86,17 @@ def test_a_killed_conductor_is_resumed_into_an_abort(reach: Reach) -> None:
     _closed(run)
 
 
+def test_a_killed_conductor_goes_on_and_then_takes_halt_and_rollback_from_another_shell(reach: Reach) -> None:
+    running = reach("operator-lost", _baking)
+    os.kill(running.conductor_pid(), signal.SIGKILL)
+    resumed = running.wait_for(lambda event: isinstance(event, ev.RunResumed))
+    assert isinstance(resumed, ev.RunResumed) and resumed.into == "continue"
+    running.wait_for(lambda event: _baking(event) and event.seq > resumed.seq)
+    run = _halted_and_rolled_back(running)
+    _closed(run)
+
+
+@pytest.mark.long
 def test_a_killed_conductor_goes_on_where_it_was_when_the_plan_says_so(reach: Reach) -> None:
     running = reach("operator-lost", _baking)
     os.kill(running.conductor_pid(), signal.SIGKILL)
@@ -127,8 +138,7 @@ def test_the_release_goes_on_without_its_front_end(reach: Reach) -> None:
     assert (running.folder / "journal.jsonl").exists()
 
 
-def test_halt_then_rollback_from_another_shell(reach: Reach) -> None:
-    running = reach("green", _baking)
+def _halted_and_rolled_back(running: Running) -> Rehearsed:
     halted = cockpit("halt", "--run", str(running.folder), "--reason", "a drill")
     assert halted.returncode == 0, halted.stdout + halted.stderr
     at = running.wait_for(lambda event: isinstance(event, ev.HaltBegan)).seq
@@ -138,7 +148,13 @@ def test_halt_then_rollback_from_another_shell(reach: Reach) -> None:
     assert run.code == 20
     forward = [e for e in run.of(ev.EffectIntended) if e.lane == "forward" and e.seq > at]
     assert forward == []
-    _closed(run)
+    return run
+
+
+@pytest.mark.long
+def test_halt_then_rollback_from_another_shell(reach: Reach) -> None:
+    running = reach("green", _baking)
+    _closed(_halted_and_rolled_back(running))
 
 
 @pytest.mark.long

@@ -35,10 +35,9 @@ EACH_TIME = (
     "unsigned-image",
     "no-traffic",
     "signing-outage",
-    "approval-rejected",
     "critical-breach",
 )
-"""The scenarios of `make test`; the others take `make test-long`."""
+"""The scenarios of `make test`; the others take `make test-long`. A rejection is given by keys each time."""
 
 EXITS = {
     "green": 0,
@@ -291,6 +290,7 @@ def test_a_sick_stable_takes_no_canary_beside_it(rehearsed: Get) -> None:
     assert "stable" in run.summary["cause"] or "slo" in run.summary["cause"]
 
 
+@pytest.mark.long
 def test_a_rejection_binds(rehearsed: Get) -> None:
     run = rehearsed("approval-rejected")
     (settled,) = run.of(ApprovalSettled)
