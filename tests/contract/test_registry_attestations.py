@@ -48,6 +48,7 @@ async def statements(
                 trusted_root_json=sigstore.trusted_root().encode(),
                 identity=identity,
                 issuer=sigstore.issuer,
+                canonical=False,  # made by another client, which writes out what the log left out
                 subject_sha256=image.digest.partition(":")[2],
             )
             if passed(checks):
