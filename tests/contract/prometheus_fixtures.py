@@ -182,6 +182,7 @@ class StandIn:
         await self.server.stop()
 
     async def live(self) -> None:
+        await self.server.stop()
         await self.server.start()
 
     async def lose_a_part(self) -> None:
@@ -289,7 +290,7 @@ class Subject:
         """Wait until the exporter of the beginning is scraped and nothing of earlier tests is left."""
         self.exporter.reset()
         await self.until("up", lambda found: list(found.values()) == [1.0])
-        await self.until("{job='app',__name__!~'up|scrape_.*|own_time'}", lambda found: not found)
+        await self.until("{job='app',__name__!~'up|scrape_.*|own_time|kept_.*'}", lambda found: not found)
 
 
 @asynccontextmanager

@@ -114,6 +114,7 @@ class Parameters:
 class _Api:
     def __init__(self, served: Served) -> None:
         self._served = served
+        self._since = _rfc3339(served.now_ms())
 
     async def guard(self, request: web.Request, handler: Handler) -> web.StreamResponse:
         """Turn errors into the API's error answers and apply faults."""
@@ -255,7 +256,15 @@ class _Api:
 
     async def runtimeinfo(self, request: web.Request) -> web.Response:
         kept = f"{self._served.store.retention_s:g}s"
-        return _success({"storageRetention": kept, "reloadConfigSuccess": True, "corruptionCount": 0})
+        return _success(
+            {
+                "startTime": self._since,
+                "reloadConfigSuccess": True,
+                "lastConfigTime": self._since,
+                "corruptionCount": 0,
+                "storageRetention": kept,
+            }
+        )
 
     async def healthy(self, request: web.Request) -> web.Response:
         return web.Response(text="The Prometheus stand-in is up.\n")

@@ -24,7 +24,7 @@ class ScrapeFailed(Exception):
 
 
 class ScrapeLoop:
-    """Scrapes one target until cancelled; then marks all its series stale."""
+    """Scrapes one target until cancelled; `retired`: it will not be scraped again, so its series end."""
 
     def __init__(
         self,
@@ -42,6 +42,7 @@ class ScrapeLoop:
         self.last_error = ""
         self.last_scrape_ms = 0
         self.last_duration_s = 0.0
+        self.retired = False
         self._store = store
         self._session = session
         self._interval = interval_s
@@ -74,9 +75,11 @@ class ScrapeLoop:
                 if due < loop.time():
                     due += ((loop.time() - due) // self._interval + 1) * self._interval
         finally:
-            at = max(self._now_ms(), self.last_scrape_ms + 1)
-            for series in (*self._live, *self._own.values()):
-                self._put(series, at, STALE)
+            # As in Prometheus, a server that ends marks nothing: it may be back where it was.
+            if self.retired:
+                at = max(self._now_ms(), self.last_scrape_ms + 1)
+                for series in (*self._live, *self._own.values()):
+                    self._put(series, at, STALE)
 
     async def _scrape(self) -> None:
         loop = asyncio.get_running_loop()

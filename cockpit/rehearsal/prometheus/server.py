@@ -18,6 +18,7 @@ from cockpit.rehearsal.prometheus.store import Store
 from cockpit.rehearsal.prometheus.targets import Target, TargetGroup, expand, parse_http_sd
 
 _COMPACT_S = 30.0
+_MAX_LINE = 1 << 20  # Go's limit for a request's head; a query may be long
 _MAX_SD_BYTES = 4 << 20
 
 
@@ -89,7 +90,13 @@ class PrometheusServer:
 
     async def start(self) -> str:
         """Listen and begin to scrape; return the base URL."""
-        self._runner = web.AppRunner(application(self), access_log=None, shutdown_timeout=1.0)
+        self._runner = web.AppRunner(
+            application(self),
+            access_log=None,
+            shutdown_timeout=1.0,
+            max_line_size=_MAX_LINE,
+            max_field_size=_MAX_LINE,
+        )
         await self._runner.setup()
         site = web.TCPSite(self._runner, "127.0.0.1", self._port)
         await site.start()
@@ -143,7 +150,9 @@ class PrometheusServer:
         groups = [*self._static, *(group for found in self._discovered.values() for group in found)]
         wanted: dict[object, Target] = {target.key: target for target in expand(groups, self._job)}
         for key in [key for key in self._loops if key not in wanted]:
-            self._loops.pop(key)[1].cancel()
+            gone, task = self._loops.pop(key)
+            gone.retired = True
+            task.cancel()
         for key, target in wanted.items():
             if key not in self._loops:
                 loop = ScrapeLoop(

@@ -15,6 +15,7 @@ from cockpit.rehearsal.prometheus.store import Labels
 from cockpit.rehearsal.prometheus.vectors import QueryFailed
 
 _SECONDS = re.compile(r"[+-]?(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?", re.ASCII)
+_RFC3339 = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(?:[.,]\d+)?(?:Z|[+-]\d\d:\d\d)", re.ASCII)
 _MAX_SECONDS = 9e12
 
 
@@ -44,10 +45,9 @@ def parse_time(text: str, parameter: str) -> int:
             value = float(text)
             if abs(value) <= _MAX_SECONDS:
                 return round(value * 1000)
-        else:
+        elif _RFC3339.fullmatch(text):
             moment = datetime.fromisoformat(text.replace("Z", "+00:00"))
-            if moment.tzinfo is not None:
-                return round(moment.timestamp() * 1000)
+            return round(moment.timestamp() * 1000)
     except ValueError:
         pass
     raise QueryFailed(
@@ -58,20 +58,24 @@ def parse_time(text: str, parameter: str) -> int:
 def parse_step(text: str) -> int:
     """Read a step, in seconds or as a duration, into milliseconds; raises QueryFailed(bad_data)."""
     if _SECONDS.fullmatch(text) and abs(float(text)) <= _MAX_SECONDS:
-        step = round(float(text) * 1000)
+        nanoseconds = int(float(text) * 1e9)
     else:
         try:
-            step = round(ast.parse_duration(text).total_seconds() * 1000)
+            nanoseconds = round(ast.parse_duration(text).total_seconds() * 1e9)
         except (ValueError, OverflowError):
             raise QueryFailed(
                 "bad_data", f'invalid parameter "step": cannot parse "{text[:100]}" to a valid duration'
             ) from None
-    if step <= 0:
+    if nanoseconds <= 0:
         raise QueryFailed(
             "bad_data",
             'invalid parameter "step": zero or negative query resolution step widths are not accepted. '
             "Try a positive integer",
         )
+    step = nanoseconds // 1_000_000
+    if step == 0:
+        # Prometheus means to divide by it, and says so.
+        raise QueryFailed("execution", "unexpected error: runtime error: integer divide by zero")
     return step
 
 
