@@ -15,6 +15,10 @@ _NAME = re.compile(r"^[a-z0-9]([-a-z0-9]*[a-z0-9])?(\.[a-z0-9]([-a-z0-9]*[a-z0-9
 _LABEL_VALUE = re.compile(r"^(([A-Za-z0-9][-A-Za-z0-9_.]*)?[A-Za-z0-9])?$")
 _MICRO_TIME = re.compile(r"^\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{6}(Z|[+-]\d\d:\d\d)$")
 _CONFIG_KEY = re.compile(r"[-._a-zA-Z0-9]+")
+_LABEL = re.compile(r"[a-z0-9]([-a-z0-9]*[a-z0-9])?")
+_QUALIFIED = re.compile(r"([A-Za-z0-9][-A-Za-z0-9_.]*)?[A-Za-z0-9]")
+_ENVIRONMENT = re.compile(r"[ -<>-~]+")
+_MAX_PORT = 65535
 _MAX_COUNT = 2**31 - 1
 _COUNTS = ("replicas", "minReadySeconds", "revisionHistoryLimit", "progressDeadlineSeconds")
 
@@ -61,7 +65,8 @@ def _metadata_problems(metadata: Obj) -> Iterable[Cause]:
 
 def _default_pod_spec(spec: Obj) -> None:
     spec.setdefault("restartPolicy", "Always")
-    spec.setdefault("terminationGracePeriodSeconds", 30)
+    if spec.setdefault("terminationGracePeriodSeconds", 30) < 0:
+        spec["terminationGracePeriodSeconds"] = 1  # as the API has always read it
     spec.setdefault("dnsPolicy", "ClusterFirst")
     spec.setdefault("schedulerName", "default-scheduler")
     spec.setdefault("securityContext", {})
@@ -86,7 +91,9 @@ def _default_deployment(obj: Obj) -> None:
     _default_workload(obj)
     spec = obj["spec"]
     strategy = spec.setdefault("strategy", {})
-    if strategy.setdefault("type", "RollingUpdate") == "RollingUpdate":
+    if not strategy.get("type"):
+        strategy["type"] = "RollingUpdate"
+    if strategy["type"] == "RollingUpdate":
         rolling = strategy.setdefault("rollingUpdate", {})
         rolling.setdefault("maxUnavailable", "25%")
         rolling.setdefault("maxSurge", "25%")
@@ -117,24 +124,42 @@ def _counts_wrong(spec: Obj, where: str, fields: Iterable[str]) -> Iterable[Caus
             yield _wrong(f"{where}.{field}", value, "must be greater than or equal to 0")
 
 
+def _named(value: Any, pattern: re.Pattern[str], limit: int, field: str, why: str) -> Iterable[Cause]:
+    if not value:
+        yield Cause("FieldValueRequired", "Required value", field)
+    elif len(value) > limit or not pattern.fullmatch(value):
+        yield _wrong(field, value, why)
+
+
+def _port_problems(port: Obj, name: str, where: str) -> Iterable[Cause]:
+    if not 1 <= port.get(name, 0) <= _MAX_PORT:
+        yield _wrong(f"{where}.{name}", port.get(name, 0), f"must be between 1 and {_MAX_PORT}, inclusive")
+
+
 def _pod_problems(spec: Obj, where: str) -> Iterable[Cause]:
     containers = spec.get("containers")
     if not containers:
         yield Cause("FieldValueRequired", "Required value", f"{where}.containers")
-    yield from _counts_wrong(spec, where, ["terminationGracePeriodSeconds"])
     for number, gate in enumerate(spec.get("readinessGates") or []):
-        if not gate.get("conditionType"):
-            yield Cause(
-                "FieldValueRequired", "Required value", f"{where}.readinessGates[{number}].conditionType"
-            )
+        field, kind = f"{where}.readinessGates[{number}].conditionType", gate.get("conditionType") or ""
+        yield from _named(kind.rpartition("/")[2], _QUALIFIED, 63, field, "not a qualified name")
+    for number, volume in enumerate(spec.get("volumes") or []):
+        field = f"{where}.volumes[{number}].name"
+        yield from _named(volume.get("name"), _LABEL, 63, field, "a lowercase RFC 1123 label is required")
     names: set[str] = set()
     for number, container in enumerate(containers or []):
-        for field in ("name", "image"):
-            if not container.get(field):
-                yield Cause("FieldValueRequired", "Required value", f"{where}.containers[{number}].{field}")
-        if container.get("name") in names:
-            yield Cause("FieldValueDuplicate", "Duplicate value", f"{where}.containers[{number}].name")
-        names.add(str(container.get("name")))
+        place, name = f"{where}.containers[{number}]", container.get("name")
+        yield from _named(name, _LABEL, 63, f"{place}.name", "a lowercase RFC 1123 label is required")
+        if not container.get("image"):
+            yield Cause("FieldValueRequired", "Required value", f"{place}.image")
+        if name in names:
+            yield Cause("FieldValueDuplicate", "Duplicate value", f"{place}.name")
+        names.add(str(name))
+        for position, port in enumerate(container.get("ports") or []):
+            yield from _port_problems(port, "containerPort", f"{place}.ports[{position}]")
+        for position, entry in enumerate(container.get("env") or []):
+            field = f"{place}.env[{position}].name"
+            yield from _named(entry.get("name"), _ENVIRONMENT, 65536, field, "not an environment variable")
 
 
 def _workload_problems(obj: Obj, old: Obj | None) -> Iterable[Cause]:
@@ -142,11 +167,17 @@ def _workload_problems(obj: Obj, old: Obj | None) -> Iterable[Cause]:
     yield from _counts_wrong(spec, "spec", _COUNTS)
     selector, template = spec.get("selector"), spec["template"]
     yield from _metadata_problems({"name": "template", **(template.get("metadata") or {})})
+    kind = (spec.get("strategy") or {}).get("type")
+    if kind not in (None, "Recreate", "RollingUpdate"):
+        text = f'Unsupported value: {kind[:40]!r}: supported values: "Recreate", "RollingUpdate"'
+        yield Cause("FieldValueNotSupported", text, "spec.strategy")
     for field, value in ((spec.get("strategy") or {}).get("rollingUpdate") or {}).items():
         if isinstance(value, bool) or not re.fullmatch(r"\d{1,9}|\d{1,3}%", str(value)):
             yield _wrong(f"spec.strategy.rollingUpdate.{field}", value, "must be a number or a percentage")
     if not selector:
         yield Cause("FieldValueRequired", "Required value", "spec.selector")
+    elif not any(selector.get(part) for part in ("matchLabels", "matchExpressions")):
+        yield _wrong("spec.selector", selector, "empty selector is invalid for deployment")
     elif not selects(selector, (template.get("metadata") or {}).get("labels") or {}):
         yield _wrong("spec.template.metadata.labels", "", "`selector` does not match template `labels`")
     if old is not None and selector != old["spec"].get("selector"):
@@ -160,6 +191,15 @@ def _config_problems(obj: Obj, _: Obj | None) -> Iterable[Cause]:
             yield _wrong(
                 f"data[{key[:80]}]", key, "a valid config key consists of alphanumerics, '-', '_', '.'"
             )
+
+
+def _service_problems(obj: Obj, _: Obj | None) -> Iterable[Cause]:
+    spec = obj["spec"]
+    if not spec.get("ports") and spec["type"] != "ExternalName" and spec.get("clusterIP") != "None":
+        yield Cause("FieldValueRequired", "Required value", "spec.ports")
+    for number, port in enumerate(spec.get("ports") or []):
+        yield from _port_problems(port, "port", f"spec.ports[{number}]")
+    yield from _metadata_problems({"name": "selector", "labels": spec.get("selector")})
 
 
 def _event_problems(obj: Obj, _: Obj | None) -> Iterable[Cause]:
@@ -208,7 +248,7 @@ _RULES: dict[
     resources.DEPLOYMENTS: (_default_deployment, _workload_problems),
     resources.REPLICA_SETS: (_default_workload, _workload_problems),
     resources.PODS: (lambda obj: _default_pod_spec(obj.setdefault("spec", {})), _only_pod_problems),
-    resources.SERVICES: (_default_service, None),
+    resources.SERVICES: (_default_service, _service_problems),
     resources.CONFIG_MAPS: (None, _config_problems),
     resources.EVENTS: (None, _event_problems),
     resources.LEASES: (None, _lease_problems),

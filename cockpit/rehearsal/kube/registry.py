@@ -205,7 +205,10 @@ class Registry:
     def _identified(self, resource: Resource, namespace: str, body: Any, name: str = "") -> Obj:
         """Return the body with kind, name and namespace of the URL; raises a 400 when they differ."""
         body = shapes.decoded(resource, body)
-        given = body.get("apiVersion", resource.group_version), body.get("kind", resource.kind)
+        if resource.custom and not (body.get("apiVersion") and body.get("kind")):
+            raise bad_request(f"the object provided is unrecognized (must be of type {resource.kind})")
+        # Of the built-in kinds the URL says enough.
+        given = body.get("apiVersion") or resource.group_version, body.get("kind") or resource.kind
         if given != (resource.group_version, resource.kind):
             raise bad_request(f"{given[1]} in version {given[0]} does not match the resource of the URL")
         metadata = dict(body.get("metadata") or {})

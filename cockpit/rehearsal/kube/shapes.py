@@ -101,6 +101,8 @@ DELETE_OPTIONS: Final[Obj] = {
 def decoded(resource: Resource, body: Any) -> Obj:
     """Return the body of an object without its nulls; raises a 400 that names a field of the wrong type."""
     shape = {
+        "apiVersion": str,
+        "kind": str,
         "metadata": METADATA,
         "spec": _SPECS.get(resource, {}),
         "status": _STATUSES.get(resource, _STATUS),

@@ -56,7 +56,7 @@ class Watches:
 
     async def _follow(self, stream: _Stream, asked: ApiRequest, matches: Match, version: int) -> None:
         loop, generation, begun = asyncio.get_running_loop(), self._generation, version
-        end = loop.time() + asked.number("timeoutSeconds", DEFAULT_SECONDS)
+        end = loop.time() + asked.number("timeoutSeconds", DEFAULT_SECONDS, negative=True)
         bookmarks = asked.flag("allowWatchBookmarks")
         mark = loop.time() + self._interval
         while generation == self._generation:
