@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import ssl
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
 from urllib.parse import quote
@@ -17,7 +18,7 @@ from cockpit.base.limits import MAX_ANSWER_BYTES
 from cockpit.base.text import visible
 
 if TYPE_CHECKING:
-    from aiohttp import ClientHandlerType, ClientRequest, ClientResponse
+    from aiohttp import ClientHandlerType, ClientMiddlewareType, ClientRequest, ClientResponse
     from kubernetes.aio.dynamic import DynamicClient
 
 Object: TypeAlias = dict[str, Any]
@@ -127,8 +128,15 @@ class KubernetesCluster:
         configuration.api_key = {"authorization": f"Bearer {self._token}"}
         if self._ca_file:
             configuration.ssl_ca_cert = self._ca_file
-        configuration.client_session_kwargs = {"middlewares": (_sent_once,)}
-        client = DynamicClient(ApiClient(configuration))  # type: ignore[no-untyped-call]
+        configuration.client_session_kwargs = {"middlewares": (_asked_again(self._deadline), _sent_once)}
+        try:
+            client = DynamicClient(ApiClient(configuration))  # type: ignore[no-untyped-call]
+        except OSError as error:  # TLS errors are such
+            raise BackendUnreachable(
+                f"the CA file cannot be used: {visible(str(error), limit=200)}",
+                where=self._ca_file,
+                hint="targets.kubernetes.ca_file names a PEM file with the CA of the API server",
+            ) from None
         self._client = client
         self._resources = {
             kind: Resource(  # type: ignore[no-untyped-call]
@@ -274,6 +282,10 @@ class KubernetesCluster:
     async def close(self) -> None:
         """Close all connections."""
         if self._client is not None:
+            pool = self._client.client.rest_client.pool_manager
+            if pool is not None and pool.connector is not None:
+                # Else a connection with TLS is closed some time later, by whoever still runs then.
+                await pool.connector.close(abort_ssl=True)
             await self._client.client.close()
             self._client = None
 
@@ -329,12 +341,37 @@ class KubernetesCluster:
                     response.release()
         except ApiException as error:
             raise _mapped(error, where) from None
+        except (aiohttp.ClientSSLError, ssl.SSLError) as error:
+            raise BackendUnreachable(
+                f"TLS with the cluster failed: {visible(str(error), limit=300)}",
+                where=where,
+                hint="targets.kubernetes.ca_file must hold the CA of the API server",
+            ) from None
         except (aiohttp.ClientError, OSError, TimeoutError) as error:
             text = visible(str(error), limit=200) or type(error).__name__
             raise BackendUnreachable(f"the cluster did not answer: {text}", where=where) from None
         if raw is None:
             raise BackendGarbage(f"an answer of more than {MAX_ANSWER_BYTES} bytes", where=where)
         return raw
+
+
+def _asked_again(deadline: float) -> ClientMiddlewareType:
+    """Return what asks again after a 429 (it was turned away, not tried), when and if that is in time."""
+
+    async def middleware(request: ClientRequest, send: ClientHandlerType) -> ClientResponse:
+        begun = asyncio.get_running_loop().time()
+        while True:
+            response = await send(request)
+            after = response.headers.get("Retry-After", "")
+            if response.status != 429 or not (after.isascii() and after.isdigit() and len(after) < 6):
+                return response
+            pause = max(1.0, float(after))  # whoever says nought does not mean a busy loop
+            if asyncio.get_running_loop().time() - begun + pause >= deadline:
+                return response
+            response.release()
+            await asyncio.sleep(pause)
+
+    return middleware
 
 
 async def _sent_once(request: ClientRequest, send: ClientHandlerType) -> ClientResponse:

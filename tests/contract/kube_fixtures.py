@@ -145,12 +145,14 @@ class KubeCluster:
 
 
 class Relay:
-    """Carries connections to `target`; `cut` ends them all, `held` lets nothing more through."""
+    """Carries connections to `target`; `cut` ends them all, `hold` lets nothing more through."""
 
     def __init__(self, target: SplitResult) -> None:
         self.target = target
         self.url = ""
         self.carried = 0
+        self.held = 0
+        """Bytes kept back."""
         self._open = asyncio.Event()
         self._open.set()
         self._writers: set[asyncio.StreamWriter] = set()
@@ -173,13 +175,21 @@ class Relay:
     async def _pump(self, source: asyncio.StreamReader, sink: asyncio.StreamWriter) -> None:
         try:
             while data := await source.read(1 << 16):
-                await self._open.wait()
+                if not self._open.is_set():
+                    self.held += len(data)
+                    return  # never to be sent: the connection only looks alive
                 sink.write(data)
                 await sink.drain()
         except OSError:
             pass
         finally:
-            sink.close()
+            if self._open.is_set():
+                sink.close()
+
+    @property
+    def connections(self) -> int:
+        """How many are open."""
+        return len(self._writers) // 2
 
     def hold(self) -> None:
         """Let nothing more through, and leave every connection open."""

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from cockpit.rehearsal.kube.access import Attributes
-from cockpit.rehearsal.kube.values import ApiError
+from cockpit.rehearsal.kube.values import ApiError, Cause
 
 Matcher = Callable[[Attributes], bool]
 
@@ -38,6 +38,7 @@ class Fault:
     times: int | None = 1
     retry_after: int | None = None
     after: bool = False
+    denied: str = ""
     seen: int = 0
 
 
@@ -80,6 +81,10 @@ class Faults:
         """Answer matching requests with `status`; with `after`, only once they have taken effect."""
         return self._plan(Fault(matches, status=status, times=times, retry_after=retry_after, after=after))
 
+    def deny(self, matches: Matcher, words: str, *, times: int | None = None) -> Fault:
+        """Refuse matching requests as an admission policy does, in its `words`."""
+        return self._plan(Fault(matches, status=422, times=times, denied=words))
+
     def cut(self, matches: Matcher, *, times: int | None = 1, after: bool = False) -> Fault:
         """Close the connection without an answer; with `after`, once the request has taken effect."""
         return self._plan(Fault(matches, times=times, after=after))
@@ -117,5 +122,8 @@ async def inject(fault: Fault | None, *, after: bool) -> None:
         return
     if fault.status is None:
         raise ConnectionCut
+    if fault.denied:
+        by = "ValidatingAdmissionPolicy 'rehearsal' with binding 'rehearsal' denied request"
+        raise ApiError(422, "Invalid", f"{by}: {fault.denied}", causes=[Cause("", fault.denied, "")])
     reason = _REASONS.get(fault.status, "InternalError")
     raise ApiError(fault.status, reason, "planned by the rehearsal", retry_after=fault.retry_after)
