@@ -25,6 +25,7 @@ _VERSION = "v3.0.0"
 _PACES = ("fast", "normal", "slow")
 _READY_WITHIN = 120.0
 _REAL_READY_WITHIN = 360.0
+_ENDS_WITHIN = 30.0
 
 
 def main(arguments: argparse.Namespace) -> int:
@@ -56,7 +57,10 @@ def main(arguments: argparse.Namespace) -> int:
     except BaseException:
         # Nothing runs in this world yet: it goes with us.
         world.send_signal(signal.SIGTERM)
-        world.wait(10)
+        try:
+            world.wait(_ENDS_WITHIN)
+        except subprocess.TimeoutExpired:
+            world.kill()
         raise
     code = front_end(
         folder, supervisor, auto=arguments.auto, form=arguments.format, ascii_only=arguments.ascii
@@ -131,6 +135,6 @@ def _wait_ready(world: subprocess.Popen[bytes], folder: Path, within: float) -> 
 def _wait_world(world: subprocess.Popen[bytes]) -> None:
     """Wait until the world has written its records to the end."""
     try:
-        world.wait(15)
+        world.wait(_ENDS_WITHIN)
     except subprocess.TimeoutExpired:
         world.send_signal(signal.SIGTERM)
