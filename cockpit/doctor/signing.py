@@ -20,6 +20,8 @@ from cockpit.plan.model import Plan
 
 PART = "signing"
 AUDIENCE = "sigstore"
+_NOT_SERVED = (404, 405, 501)
+"""Rekor with its tiles elsewhere knows the path and says that it is not implemented there."""
 _SHORT_S = 30.0
 """A token that ends sooner than this may not last for one signature."""
 
@@ -93,7 +95,7 @@ class SigningPart:
 
     async def _log(self) -> Finding:
         url, answer = self._services["rekor"], await self._checkpoint()
-        if answer.status in (404, 405):
+        if answer.status in _NOT_SERVED:
             todo = "nothing, if signing works elsewhere; else check that this is the log (Rekor v2)"
             return warn("it answers and serves no checkpoint there", todo, url=url)
         if answer.status != 200:
@@ -115,7 +117,7 @@ class SigningPart:
         # Where the log's reading side lies is its operator's choice; these two are in use.
         url = self._services["rekor"].rstrip("/")
         answer = await self._reader.get(f"{url}/api/v2/checkpoint")
-        return await self._reader.get(f"{url}/checkpoint") if answer.status in (404, 405) else answer
+        return await self._reader.get(f"{url}/checkpoint") if answer.status in _NOT_SERVED else answer
 
     async def _stamps(self) -> Finding:
         await self._stamp()

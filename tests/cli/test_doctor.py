@@ -481,6 +481,20 @@ async def test_services_that_are_not_the_trusted_ones(world: Ward, tmp_path: Pat
     assert checks["signing identity"].status == "ok"
 
 
+async def test_a_log_that_serves_its_checkpoint_elsewhere(world: Ward, tmp_path: Path) -> None:
+    async def elsewhere(_: web.Request) -> web.Response:
+        return web.Response(status=501)
+
+    url = world.sigstore.url("rekor")
+    async with Proxy(url, answers={"/api/v2/checkpoint": elsewhere}) as proxy:
+        loaded = world.plan(tmp_path)
+        (tmp_path / "trust_config.json").write_text(world.sigstore.trust_config().replace(url, proxy.url))
+        checks = await world.part("signing", loaded)
+    log = checks["signing transparency log"]
+    assert log.status == "warn" and "no checkpoint" in log.found
+    assert checks["signing clock of Rekor"].status == "ok"
+
+
 async def test_a_trust_configuration_that_is_none(world: Ward, tmp_path: Path) -> None:
     loaded = world.plan(tmp_path)
     (tmp_path / "trust_config.json").write_text("{}")
