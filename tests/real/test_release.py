@@ -5,9 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import os
-import shutil
 import ssl
-import subprocess
 import time
 import urllib.request
 from collections.abc import Callable, Iterator
@@ -23,11 +21,11 @@ from cockpit.journal.blobs import BlobStore
 from cockpit.journal.events_people import PolicyDecided
 from cockpit.plan.load import load_plan
 from cockpit.plan.model import Plan
-from cockpit.rehearsal.real.binaries import share
 from cockpit.rehearsal.real.provided import NEEDED
 from cockpit.verdicts.policy_decision import Decision, input_of, read_decision
 from tests.e2e.rehearsals import Rehearsed, Running, cockpit
 from tests.real.fixtures import need
+from tests.real.js_verify import js_verify, need_js
 
 pytestmark = [pytest.mark.real, pytest.mark.e2e, pytest.mark.timeout(400)]
 
@@ -233,50 +231,22 @@ def _said(decision: Decision) -> tuple[object, ...]:
     return decision.allow, decision.obligations, sorted(decision.reasons)
 
 
-# Another implementation of the verifier; argv holds its folder, bundle, root, file and names.
-_JS = """
-const fs = require('fs');
-const [folder, bundle, root, file, identity, issuer] = process.argv.slice(1);
-const from = (name) => require(`${folder}/node_modules/${name}`);
-const json = (path) => JSON.parse(fs.readFileSync(path));
-const { bundleFromJSON } = from('@sigstore/bundle');
-const { toTrustMaterial, toSignedEntity, Verifier } = from('@sigstore/verify');
-const { TrustedRoot } = from('@sigstore/protobuf-specs');
-const trust = toTrustMaterial(TrustedRoot.fromJSON(json(root)));
-const verifier = new Verifier(trust, { ctlogThreshold: 1, tlogThreshold: 1, timestampThreshold: 1 });
-const entity = toSignedEntity(bundleFromJSON(json(bundle)), fs.readFileSync(file));
-try {
-  verifier.verify(entity, { subjectAlternativeName: identity, extensions: { issuer } });
-  console.log('accepted');
-} catch (error) {
-  console.log('refused', error.message);
-}
-"""
-
-
-def _sigstore_js(folder: Path, pack: Path, plan: Plan) -> str:
-    node = shutil.which("node")
-    assert node is not None
-    signing = plan.targets.signing
-    bundle, root = folder / "evidence.zip.sigstore.json", folder / "trusted_root.json"
-    done = subprocess.run(
-        [node, "-e", _JS, share("sigstore-js"), bundle, root, pack, signing.identity, signing.issuer],
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr
-    return done.stdout.strip()
-
-
 @pytest.mark.parametrize("scenario", EXITS)
 def test_sigstore_js_accepts_the_packs_bundle(released: Get, scenario: str, tmp_path: Path) -> None:
+    need_js()
     made = released(scenario)
-    if shutil.which("node") is None:
-        pytest.skip("node is not there")
-    pack = made.run.folder / "evidence.zip"
-    assert _sigstore_js(made.run.folder, pack, made.plan) == "accepted"
-    changed = tmp_path / "evidence.zip"
-    changed.write_bytes(pack.read_bytes() + b"\0")
-    assert _sigstore_js(made.run.folder, changed, made.plan).startswith("refused")
+    folder, signing = made.run.folder, made.plan.targets.signing
+    pack = (folder / "evidence.zip").read_bytes()
+
+    def refused(data: bytes) -> str:
+        return js_verify(
+            (folder / "evidence.zip.sigstore.json").read_bytes(),
+            data,
+            trusted_root=(folder / "trusted_root.json").read_bytes(),
+            identity=signing.identity,
+            issuer=signing.issuer,
+            scratch=tmp_path,
+        )
+
+    assert refused(pack) == ""
+    assert refused(pack + b"\0")
