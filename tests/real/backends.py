@@ -98,7 +98,7 @@ PARTS: tuple[Part, ...] = (
     Go("timestamp-server", "timestamp", "github.com/sigstore/timestamp-authority/v2/cmd/timestamp-server"),
     Go("ctlog", "ctlog", "."),
 )
-LONG: tuple[Part, ...] = ()
+LONG: tuple[Part, ...] = (Go("cosign", "cosign", "github.com/sigstore/cosign/v3/cmd/cosign"),)
 """What only the long tier uses."""
 
 
