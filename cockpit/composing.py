@@ -14,6 +14,7 @@ from cockpit.backends.device_flow import IdTokenChecker
 from cockpit.base.clock import Clock
 from cockpit.base.errors import UsageError
 from cockpit.base.redact import Redactor
+from cockpit.conductor.acts import ActPolicy
 from cockpit.conductor.approvals import ApprovalDesk
 from cockpit.conductor.attention import Attention
 from cockpit.conductor.breakglass import BreakGlassDesk
@@ -22,6 +23,7 @@ from cockpit.conductor.control import Act
 from cockpit.conductor.decider import Decider
 from cockpit.conductor.desks import Desks
 from cockpit.conductor.effects import EffectsGate
+from cockpit.conductor.facts import FactsOfRelease
 from cockpit.conductor.gatekeeper import ReleaseGatekeeper
 from cockpit.conductor.hardstop import HardStop
 from cockpit.conductor.hooks import Hooks
@@ -98,23 +100,25 @@ class Surroundings:
         self.promotions = PromotionRequests(plan, recorder, clock)
         self.bake, self.handover = BakeClock(recorder), Handover(recorder)
         self.reverify = Reverify(core.phases, recorder)
-        self.desks = _desks(core, unattended=unattended)
+        assert core.handles.decisions is not None and core.handles.metrics is not None
+        decider = Decider(core.handles.decisions, recorder, deadline=plan.targets.policy.deadline)
+        facts = FactsOfRelease(plan, core.loaded.sha256, recorder, clock)
+        self.policy = ActPolicy(decider, facts)
+        self.desks = _desks(core, self.policy, unattended=unattended)
         self.attention = Attention(
             plan=plan, sender=core.handles.webhooks, effects=core.effects, recorder=recorder, clock=clock
         )
-        assert core.handles.decisions is not None and core.handles.metrics is not None
         self._soak = Soak(plan, recorder, clock, core.handles.metrics)
         issues = plan.targets.issues
         resolves = issues is not None and issues.close_after_rollback
         self._hard_stop = HardStop(core.phases, recorder, resolves=resolves)
         self._permission = Permission(
             plan,
-            core.loaded.sha256,
             recorder=recorder,
-            clock=clock,
             people=core.people,
             desk=self.desks.approvals if self.desks is not None else None,
-            decider=Decider(core.handles.decisions, recorder, deadline=plan.targets.policy.deadline),
+            decider=decider,
+            facts=facts,
             promotions=self.promotions,
         )
 
@@ -215,14 +219,16 @@ class Surroundings:
         await self._hard_stop.run(cause, reason, gate)
 
 
-def _desks(core: Core, *, unattended: bool) -> Desks | None:
+def _desks(core: Core, policy: ActPolicy, *, unattended: bool) -> Desks | None:
     plan, recorder, clock = core.plan, core.recorder, core.clock
     if plan.approvals is None:
         return None
     registry = Registry(plan.approvals, plan.targets.signing.issuer)
     checker = SigstoreChecker(plan, registry, recorder.run_dir / TRUSTED_ROOT)
-    approvals = ApprovalDesk(plan, core.loaded.sha256, recorder, clock, checker, unattended=unattended)
-    glass = BreakGlassDesk(plan, core.loaded.sha256, recorder, checker, approvals)
+    approvals = ApprovalDesk(
+        plan, core.loaded.sha256, recorder, clock, checker, policy=policy, unattended=unattended
+    )
+    glass = BreakGlassDesk(plan, core.loaded.sha256, recorder, checker, approvals, policy)
     logins = IdTokenChecker(clock=clock)
 
     async def proven(token: str, person: Person) -> str:

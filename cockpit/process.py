@@ -274,7 +274,9 @@ class _Run:
             takeover=takeover,
             taken_up=taken_up,
         )
-        control = ControlServer(self._run_dir, wired.people, wired.acts, desks=wired.desks)
+        control = ControlServer(
+            self._run_dir, wired.people, wired.acts, desks=wired.desks, may_resume=wired.policy.resume
+        )
         api = ApiServer(
             self._run_dir,
             wired.people,

@@ -16,6 +16,7 @@ from cockpit.backends.gittags import SignedTags
 from cockpit.backends.http import BoundedHttpReader
 from cockpit.base.clock import Clock, iso
 from cockpit.composing import Closed, Core, Surroundings
+from cockpit.conductor.acts import ActPolicy
 from cockpit.conductor.analyst import PrometheusAnalyst
 from cockpit.conductor.attention import Attention
 from cockpit.conductor.calls import AgentCalls
@@ -63,6 +64,8 @@ class Wired:
     """What takes commands of front ends, by their kind."""
     desks: Desks | None
     attention: Attention
+    policy: ActPolicy
+    """Asked before what people do counts."""
 
 
 def wire(
@@ -171,6 +174,7 @@ def wire(
         acts=around.acts(),
         desks=around.desks,
         attention=around.attention,
+        policy=around.policy,
     )
 
 

@@ -17,7 +17,8 @@ from cockpit.screens.view import Desk, Sent
 _EVERY = 1.0
 _KEPT = 20.0
 _ANSWERED, _CHECKED = 5.0, 30.0
-"""Seconds for an answer; a second factor may have to be checked elsewhere first."""
+"""Seconds for an answer; a second factor, or policy, may have to be asked elsewhere first."""
+_ASKS_ELSEWHERE = frozenset({"step-up", "resume", "answer"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,7 +87,7 @@ class Link:
                 agent=agent,
                 to=to,
                 seconds=seconds,
-                deadline=_CHECKED if kind == "step-up" else _ANSWERED,
+                deadline=_CHECKED if kind in _ASKS_ELSEWHERE else _ANSWERED,
             )
         except CockpitError as error:
             self._note(sending, trouble=visible(error.what, limit=200))

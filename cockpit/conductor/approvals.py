@@ -17,6 +17,7 @@ from cockpit.base.clock import Clock, iso, parse_iso
 from cockpit.base.errors import CockpitError
 from cockpit.base.files import write_private
 from cockpit.base.text import visible
+from cockpit.conductor.acts import PolicyOnPeople
 from cockpit.conductor.checker import StatementChecker
 from cockpit.conductor.ending import ApprovalExpired, ApprovalMissing, ApprovalRejected
 from cockpit.conductor.recorder import Recorder
@@ -68,8 +69,10 @@ class ApprovalDesk:
         clock: Clock,
         checker: StatementChecker,
         *,
+        policy: PolicyOnPeople,
         unattended: bool,
     ) -> None:
+        self._policy = policy
         self._plan = plan
         self._sha = plan_sha256
         self._recorder = recorder
@@ -198,6 +201,10 @@ class ApprovalDesk:
             if not checked.problem and (problem := await self._closed(view)):
                 return problem  # it expired while the statement was looked at
             problem = checked.problem or self._stands_against(view, checked)
+            if not problem and checked.decision == "approve":
+                problem = await self._policy.approve(view, checked.person, checked.reason)
+                if late := await self._closed(view):
+                    return late  # it expired while the policy was asked
             if problem and len(view.statements) >= _MOST_STATEMENTS:
                 return problem  # the journal is not for filling with what does not count
             [blob] = await self._recorder.keep_all([raw])

@@ -14,6 +14,7 @@ from cockpit.base.clock import iso, parse_iso
 from cockpit.base.errors import CockpitError
 from cockpit.base.files import sha256_hex
 from cockpit.base.text import visible
+from cockpit.conductor.acts import PolicyOnPeople
 from cockpit.conductor.approvals import ApprovalDesk
 from cockpit.conductor.checker import Release, StatementChecker
 from cockpit.conductor.recorder import Recorder
@@ -39,7 +40,9 @@ class BreakGlassDesk:
         recorder: Recorder,
         checker: StatementChecker,
         approvals: ApprovalDesk,
+        policy: PolicyOnPeople,
     ) -> None:
+        self._policy = policy
         self._plan = plan
         self._sha = plan_sha256
         self._recorder = recorder
@@ -75,6 +78,8 @@ class BreakGlassDesk:
         if said is None:
             return await self._refuse(gate, found.identity, "", found.problem or "unchecked")
         problem = self._stands_against(gate, said, sha256_hex(raw))
+        if not problem:
+            problem = await self._policy.break_glass(found.person, said.reason)
         if problem:
             return await self._refuse(gate, found.person, said.reason, problem)
         [blob] = await self._recorder.keep_all([raw])
@@ -141,7 +146,13 @@ class BreakGlassDesk:
                 problem = f"{request.result}" + (f" by {by}" if by else "") + f": {request.result_reason}"
                 await self._refuse(about["gate"], about["asker"], about["reason"], problem)
             elif glass is None and self._approvals.now() < parse_iso(request.valid_until):
-                await self._record_use(about, by, policy)
+                problem = await self._policy.glass_broken(
+                    about["asker"], about["reason"], second=by, at=parse_iso(request.at)
+                )
+                if problem:
+                    await self._refuse(about["gate"], about["asker"], about["reason"], problem)
+                else:
+                    await self._record_use(about, by, policy)
         elif glass is not None and not glass.reviewed_by and request.result != "expired":
             said = next((one.reason for one in request.statements if one.counted), "")
             await self._recorder.record(

@@ -6,7 +6,7 @@ import asyncio
 import os
 import socket
 import struct
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from pathlib import Path
 
 import msgspec
@@ -19,6 +19,8 @@ from cockpit.control.client import SOCKET, socket_address
 from cockpit.control.halt_file import HALT_REQUEST
 from cockpit.control.messages import MAX_COMMAND_BYTES, Command, Reply, decode_command, encode
 
+MayResume = Callable[[str, str], Awaitable[str]]
+"""Says, of who and why, what stands against ending a HALT, or nothing."""
 Act = Callable[[Command], str]
 """Does what a command says; returns why not, or nothing."""
 _MOST_CONNECTIONS = 32
@@ -35,8 +37,14 @@ class ControlServer:
         people: People,
         acts: Mapping[str, Act] | None = None,
         desks: Desks | None = None,
+        *,
+        may_resume: MayResume,
     ) -> None:
-        """`acts`: what takes the commands of the run's other parts, by their kind; `desks` what is signed."""
+        """`acts`: what takes the commands of the run's other parts, by their kind; `desks` what is signed.
+
+        `may_resume` is asked before a HALT is ended.
+        """
+        self._may_resume = may_resume
         self._run_dir = run_dir
         self._desks = desks
         self._people = people
@@ -117,7 +125,7 @@ class ControlServer:
                 if command.kind == "hello" and not attached:
                     attached = command.source or "unnamed"
                     self._people.attach(attached)
-                reply = self._act(command)
+                reply = await self._act(command)
                 if command.kind in KINDS:
                     # Signatures take a while to check; a HALT behind one also lies there as a file.
                     reply = await self._decide(command)
@@ -137,16 +145,31 @@ class ControlServer:
         problem = await self._desks.take(command)
         return Reply(command.id, not problem, problem)
 
-    def _act(self, command: Command) -> Reply:
+    async def _act(self, command: Command) -> Reply:
         if command.kind == "halt":
             # First of all, before anything is written: the epoch.
             self._people.halt(command.by, _trigger(command.source), command.reason)
             self._acknowledge()
         if command.kind not in ("hello", "ping"):
             self._people.received(command.id, command.kind, command.by, command.reason, command.source)
+        if problem := await self._against_resuming(command):
+            return Reply(command.id, False, problem)
         act = self._acts.get(command.kind)
         problem = act(command) if act is not None else "nothing in this run takes that command"
         return Reply(command.id, not problem, problem)
+
+    async def _against_resuming(self, command: Command) -> str:
+        """Return what policy has against a command that would end a HALT; nothing for every other."""
+        people, before = self._people, self._people.epoch
+        if not people.halted or not command.reason.strip():
+            return ""  # refused in its own words
+        if command.kind != "resume" and not (
+            command.kind == "answer" and people.resumes(command.question, command.answer)
+        ):
+            return ""
+        if problem := await self._may_resume(command.by, command.reason):
+            return f"{problem}; the HALT holds"
+        return "" if people.epoch == before else "another HALT came meanwhile: it holds"
 
     def _answer(self, command: Command) -> str:
         return self._people.answer(command.question, command.answer, command.by, command.reason)

@@ -109,6 +109,11 @@ class People:
         """How many HALTs there have been."""
         return self._effects.epoch
 
+    @property
+    def halted(self) -> bool:
+        """Whether a HALT is in force."""
+        return self._effects.halted
+
     async def resumed(self) -> None:
         """Wait until no HALT is in force."""
         await self._go_on.wait()
@@ -266,6 +271,10 @@ class People:
         self._go_on.set()
         return ""
 
+    def resumes(self, question: str, answer: str) -> bool:
+        """Tell whether an answer would end a HALT."""
+        return bool(question) and question == self._halt_question and answer == "resume"
+
     def _end_halt(self, by: str, choice: str, reason: str) -> None:
         self._recorder.note(HaltEnded(by=visible(by, limit=200), choice=choice, reason=visible(reason)))
 
@@ -276,7 +285,7 @@ class People:
             return "that question does not wait for an answer"
         if answer not in self._options[question]:
             return f"the answers possible are {', '.join(self._options[question])}"
-        if question == self._halt_question and answer == "resume":
+        if self.resumes(question, answer):
             problem = self.resume(by, reason)
             if problem:
                 return problem

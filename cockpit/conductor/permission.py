@@ -5,30 +5,20 @@ In this order, so that people approve what was asked for, and policy decides on 
 
 from __future__ import annotations
 
-from datetime import datetime
 from typing import Literal
 
-from cockpit.base.clock import Clock, parse_iso
 from cockpit.base.errors import BackendUnreachable
 from cockpit.conductor.approvals import ApprovalDesk
 from cockpit.conductor.canary import PreflightFailed
-from cockpit.conductor.decider import (
-    ApprovalFacts,
-    Decider,
-    DecisionFacts,
-    ExceptionFact,
-    RiskFact,
-    Subject,
-)
+from cockpit.conductor.decider import Decider, DecisionFacts
 from cockpit.conductor.ending import ApprovalMissing
+from cockpit.conductor.facts import FactsOfRelease
 from cockpit.conductor.people import People
 from cockpit.conductor.promotion_requests import PromotionRequests
 from cockpit.conductor.recorder import Recorder
 from cockpit.journal.state import ReleaseState
 from cockpit.plan.exceptions import about
 from cockpit.plan.model import Plan
-from cockpit.plan.people import Person
-from cockpit.verdicts.approvals import glass_facts
 
 Asked = Literal["promote", "flip"]
 
@@ -39,22 +29,20 @@ class Permission:
     def __init__(
         self,
         plan: Plan,
-        plan_sha256: str,
         *,
         recorder: Recorder,
-        clock: Clock,
         people: People,
         desk: ApprovalDesk | None,
         decider: Decider,
+        facts: FactsOfRelease,
         promotions: PromotionRequests,
     ) -> None:
         self._plan = plan
-        self._sha = plan_sha256
         self._recorder = recorder
-        self._clock = clock
         self._people = people
         self._desk = desk
         self._decider = decider
+        self._facts_of = facts
         self._promotions = promotions
 
     async def before_step(self, step: int) -> None:
@@ -133,41 +121,8 @@ class Permission:
                 raise PreflightFailed(f"{said}; ended by {by}")
 
     def _facts(self, action: Asked) -> DecisionFacts:
-        state, now = self._recorder.state(), self._clock.now()
-        people = state.people
-        person = self._person(people.operator)
-        measured = list(state.headroom.values())
-        return DecisionFacts(
-            environment=self._plan.environment,
-            subject=Subject(
-                id=person.id if person is not None else people.operator,
-                groups=person.groups if person is not None else (),
-                mfa_age_s=self._mfa_age(state, person, now),
-                reason=self._reason(state, action),
-            ),
-            version=self._plan.target_version,
-            plan_sha256=self._sha,
-            rehearsal=self._plan.rehearsal,
-            reduced=tuple(state.reduced),
-            approvals=self._approvals(state, action, now),
-            gates=dict(state.required_gates),
-            overridden=tuple(glass_facts(people.glasses, now).overridden),
-            headroom=min(measured) if measured else None,
-            headroom_target=self._plan.headroom_target,
-            exceptions=tuple(
-                ExceptionFact(one.id, bool(one.approved_by), one.expires <= now)
-                for one in self._plan.exceptions
-            ),
-            risks_open=tuple(RiskFact(one.id, one.rating) for one in state.risks if one.state == "open"),
-        )
-
-    def _person(self, operator: str) -> Person | None:
-        people = self._plan.approvals.people if self._plan.approvals is not None else ()
-        return next((one for one in people if operator in (one.id, one.id.removeprefix("@"))), None)
-
-    def _mfa_age(self, state: ReleaseState, person: Person | None, now: datetime) -> float | None:
-        shown = [one for one in state.people.step_ups if person is not None and one.by == person.id]
-        return (now - parse_iso(shown[-1].at)).total_seconds() if shown else None
+        state = self._recorder.state()
+        return self._facts_of.of(state.people.operator, self._reason(state, action), action)
 
     def _reason(self, state: ReleaseState, action: Asked) -> str:
         """Return why it is done: what the operator said, what was approved, or what the plan records."""
@@ -179,22 +134,3 @@ class Permission:
                 if given:
                     return given[-1]
         return next((one.reason for one in self._plan.waivers if one.what == "approvals"), "")
-
-    def _approvals(self, state: ReleaseState, action: Asked, now: datetime) -> ApprovalFacts:
-        rules = self._plan.approvals
-        rule = rules.rule(action) if rules is not None else None
-        given: tuple[str, ...] = ()
-        for request in state.people.requests:
-            granted = request.asked == action and request.result == "granted"
-            if granted and request.valid_until and now < parse_iso(request.valid_until):
-                given = tuple(request.result_by)
-        glass = rules.break_glass if rules is not None else None
-        return ApprovalFacts(
-            waived=rules is None,
-            asked=action,
-            needed=rule.threshold if rule is not None else 0,
-            given=given,
-            groups=rule.groups if rule is not None else (),
-            people=tuple(one.id for one in rules.people) if rules is not None else (),
-            second_person=glass.second_person if glass is not None else True,
-        )

@@ -32,7 +32,7 @@ from cockpit.plan.load import parse_plan
 from cockpit.plan.registry import Registry
 from cockpit.rehearsal.release_plan import dump
 from cockpit.rehearsal.sigstore import SigstoreServer
-from tests.conductor.support import FastClock, events, gate_of, on_disk, recording, until
+from tests.conductor.support import FastClock, ToldPolicy, events, gate_of, on_disk, recording, until
 from tests.conductor.test_approvals import SUBJECT, opened, verdict_failed
 from tests.contract.approval_support import TOTP, approvals
 from tests.unit.plan.test_refuse import data
@@ -104,10 +104,10 @@ async def desk(
         assert plan.approvals is not None
         registry = Registry(plan.approvals, plan.targets.signing.issuer)
         checker = SigstoreChecker(plan, registry, folder / "run" / "trusted_root.json")
-        approve = ApprovalDesk(plan, sha, recorder, clock, checker, unattended=False)
+        approve = ApprovalDesk(plan, sha, recorder, clock, checker, policy=ToldPolicy(), unattended=False)
         made = Desks(
             approve,
-            BreakGlassDesk(plan, sha, recorder, checker, approve),
+            BreakGlassDesk(plan, sha, recorder, checker, approve, ToldPolicy()),
             StepUpDesk(registry, recorder, clock, lambda reference: reference.read(folder)),
             recorder,
             clock,
@@ -120,7 +120,7 @@ async def desk(
             bound=1e6,
             unattended=False,
         )
-        control = ControlServer(folder / "run", people, desks=made)
+        control = ControlServer(folder / "run", people, desks=made, may_resume=ToldPolicy().resume)
         if listens:
             await control.start()
         try:

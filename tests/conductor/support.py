@@ -20,6 +20,7 @@ from cockpit.conductor.recorder import Recorder
 from cockpit.journal.base import Event
 from cockpit.journal.events import AnyEvent
 from cockpit.journal.reader import JOURNAL_NAME, decode_events, read_lines
+from cockpit.journal.state_people import RequestView
 from cockpit.journal.storage import Io
 from cockpit.journal.upcast import decode
 from cockpit.journal.writer import JournalWriter
@@ -158,6 +159,34 @@ def plan_of(
 def look(outcome: Outcome = "pass", *, critical: bool = False, requests: float = 500.0) -> LookResult:
     """Return a look."""
     return LookResult(outcome, critical, f"told to: {outcome}", requests)
+
+
+@dataclass
+class ToldPolicy:
+    """A policy on people that says what it is told of an act (`approve`, `break_glass`, …), else nothing."""
+
+    against: dict[str, str] = field(default_factory=dict)
+    asked: list[tuple[str, ...]] = field(default_factory=list)
+
+    def _says(self, act: str, *facts: str) -> str:
+        self.asked.append((act, *facts))
+        return self.against.get(act, "")
+
+    async def resume(self, by: str, reason: str) -> str:
+        """Say what stands against ending a HALT."""
+        return self._says("resume", by, reason)
+
+    async def approve(self, request: RequestView, person: str, reason: str) -> str:
+        """Say what stands against an approval."""
+        return self._says("approve", request.asked, person, reason)
+
+    async def break_glass(self, person: str, reason: str) -> str:
+        """Say what stands against break-glass."""
+        return self._says("break_glass", person, reason)
+
+    async def glass_broken(self, person: str, reason: str, *, second: str, at: datetime) -> str:
+        """Say what stands against break-glass once it is to count."""
+        return self._says("glass_broken", person, reason, second)
 
 
 Share = Callable[[], Awaitable[ShareSeen]]

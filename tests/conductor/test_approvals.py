@@ -16,6 +16,7 @@ import pytest_asyncio
 
 from cockpit.base.clock import VirtualClock, iso
 from cockpit.base.tasks import alongside
+from cockpit.conductor.acts import PolicyOnPeople
 from cockpit.conductor.approvals import FOLDER, ApprovalDesk, Grant
 from cockpit.conductor.breakglass import BreakGlassDesk
 from cockpit.conductor.checker import SigstoreChecker
@@ -51,6 +52,7 @@ from cockpit.rpc.approval import ApprovalRequest, GlassPredicate, glass_statemen
 from tests.conductor.support import (
     RUN_ID,
     FastClock,
+    ToldPolicy,
     events,
     gate_of,
     on_disk,
@@ -169,15 +171,22 @@ def verdict_failed(gate: str, plan_sha256: str = PLAN) -> GateJudged:
 
 
 def desks_of(
-    plan: Plan, recorder: Recorder, clock: MovedClock, server: SigstoreServer, *, unattended: bool = False
+    plan: Plan,
+    recorder: Recorder,
+    clock: MovedClock,
+    server: SigstoreServer,
+    *,
+    unattended: bool = False,
+    policy: PolicyOnPeople | None = None,
 ) -> Desks:
+    policy = policy or ToldPolicy()
     assert plan.approvals is not None
     registry = Registry(plan.approvals, server.issuer)
     checker = SigstoreChecker(plan, registry, recorder.run_dir / "trusted_root.json")
-    desk = ApprovalDesk(plan, PLAN, recorder, clock, checker, unattended=unattended)
+    desk = ApprovalDesk(plan, PLAN, recorder, clock, checker, policy=policy, unattended=unattended)
     return Desks(
         desk,
-        BreakGlassDesk(plan, PLAN, recorder, checker, desk),
+        BreakGlassDesk(plan, PLAN, recorder, checker, desk, policy),
         StepUpDesk(registry, recorder, clock, lambda reference: TOTP),
         recorder,
         clock,
@@ -186,7 +195,12 @@ def desks_of(
 
 @asynccontextmanager
 async def room(
-    folder: Path, server: SigstoreServer, *, unattended: bool = False, **changes: Any
+    folder: Path,
+    server: SigstoreServer,
+    *,
+    unattended: bool = False,
+    policy: PolicyOnPeople | None = None,
+    **changes: Any,
 ) -> AsyncIterator[Room]:
     clock = MovedClock()
     plan = plan_of(clock, approvals=approvals(**changes).model_dump(mode="json"))
@@ -194,7 +208,7 @@ async def room(
     async with asyncio.timeout(60), recording(folder, clock) as recorder:
         if recorder.state().run is None:
             await recorder.record(opened(plan))
-        desks = desks_of(plan, recorder, clock, server, unattended=unattended)
+        desks = desks_of(plan, recorder, clock, server, unattended=unattended, policy=policy)
         yield Room(plan, desks, recorder, clock, server)
 
 
@@ -610,7 +624,7 @@ async def test_decisions_come_in_by_the_control_socket(tmp_path: Path, server: S
             bound=1e6,
             unattended=False,
         )
-        control = ControlServer(tmp_path, people, desks=made.desks)
+        control = ControlServer(tmp_path, people, desks=made.desks, may_resume=ToldPolicy().resume)
         await control.start()
         client = ControlClient(tmp_path, source="shell", by="ann")
         try:

@@ -25,7 +25,7 @@ from cockpit.control.client import SOCKET, ControlClient, socket_address
 from cockpit.control.halt_file import HALT_REQUEST, leave_halt_request
 from cockpit.control.messages import MAX_COMMAND_BYTES, Kind
 from cockpit.journal.events import CommandReceived, FrontEndSeen, HaltBegan, HaltReason, Noted
-from tests.conductor.support import FastClock, events, gate_of, on_disk, recording, until
+from tests.conductor.support import FastClock, ToldPolicy, events, gate_of, on_disk, recording, until
 
 
 @dataclass
@@ -54,13 +54,14 @@ class Desk:
 
 
 @asynccontextmanager
-async def desk(folder: Path) -> AsyncIterator[Desk]:
+async def desk(folder: Path, *, policy: Any = None) -> AsyncIterator[Desk]:
+    policy = policy or ToldPolicy()
     async with asyncio.timeout(30), recording(folder) as recorder:
         gate = gate_of(recorder)
         people = People(
             effects=gate, recorder=recorder, clock=FastClock(), on_halt="ask", bound=1e6, unattended=False
         )
-        server = ControlServer(folder, people)
+        server = ControlServer(folder, people, may_resume=policy.resume)
         await server.start()
         try:
             yield Desk(folder, recorder, gate, people, server)
@@ -308,4 +309,4 @@ async def test_a_folder_that_takes_no_socket_is_bad_usage(tmp_path: Path) -> Non
             effects=gate, recorder=recorder, clock=FastClock(), on_halt="ask", bound=1.0, unattended=True
         )
         with pytest.raises(UsageError):
-            await ControlServer(tmp_path / "nowhere", people).start()
+            await ControlServer(tmp_path / "nowhere", people, may_resume=ToldPolicy().resume).start()
