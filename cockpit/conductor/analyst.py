@@ -39,6 +39,8 @@ class PrometheusAnalyst:
         self._seen: set[str] = set()
         self._seen_before: frozenset[str] = frozenset()
         self._step = 0
+        self._away = False
+        self._blind_until = 0.0
 
     async def look(self, step: int, window_s: float) -> LookResult:
         """Take one look over the last `window_s` seconds; never raises for what the back end does."""
@@ -49,6 +51,7 @@ class PrometheusAnalyst:
         weight = self._canary.steps[step - 1]
         queries = queries_for(self._canary, window_s, weight=weight)
         answered = await self._ask_all(queries)
+        blind = self._blind(answered, window_s)
         offset = next((a.clock_offset_s for a in answered.values() if a.clock_offset_s is not None), 0.0)
         self._remember(answered)
         carried = {n: a for n, a in self._carried.items() if n not in answered} if weight >= 100 else {}
@@ -58,7 +61,7 @@ class PrometheusAnalyst:
             window_s=window_s,
             weight=weight,
             now=self._clock.now().timestamp() + offset,
-            seen_before=self._seen_before,
+            seen_before=frozenset() if blind else self._seen_before,
             carried=tuple(carried),
         )
         look = look_of({name: answer.raw for name, answer in everything.items()}, params)
@@ -135,6 +138,19 @@ class PrometheusAnalyst:
             return Answered(query, error_answer(kind, str(error)), asked_at)
         return Answered(query, answer.raw, answer.asked_at, answer.evaluated_at, answer.clock_offset_s)
 
+    def _blind(self, answered: dict[str, Answered], window_s: float) -> bool:
+        """Tell whether a window may be empty because the back end was away, and not what it measures.
+
+        One that was not there has measured nothing meanwhile. What is missing until a whole window has gone
+        by since is no data, and has not vanished: an outage is never a breach by itself (gates.md).
+        """
+        now = self._clock.monotonic()
+        if all(one.evaluated_at is None for one in answered.values()):
+            self._away = True
+        elif self._away:
+            self._away, self._blind_until = False, now + window_s
+        return self._away or now < self._blind_until
+
     def _remember(self, answered: dict[str, Answered]) -> None:
         for name, answer in answered.items():
             if answer.useful:
@@ -155,5 +171,5 @@ class PrometheusAnalyst:
             # As if it had never been seen: at 100 % the step is then inconclusive, never passed.
             self._recorder.note(Noted(level="warning", text=f"earlier looks cannot be read back: {error}"))
             return
-        self._step, self._seen_before = found.step, found.seen_before
+        self._step, self._seen_before, self._away = found.step, found.seen_before, found.away
         self._seen, self._carried = found.seen, found.carried

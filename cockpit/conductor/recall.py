@@ -49,13 +49,14 @@ class Recalled:
     """What the looks had seen.
 
     `step`: of the last look, 0 for none. `seen_before`: series with samples before that step. `seen`: with
-    samples ever. `carried`: stable's last answers that held samples.
+    samples ever. `carried`: stable's last answers that held samples. `away`: the last look got no answer.
     """
 
     step: int = 0
     seen_before: frozenset[str] = frozenset()
     seen: set[str] = field(default_factory=set)
     carried: dict[str, Answered] = field(default_factory=dict)
+    away: bool = False
 
 
 def recall(events: Iterable[AnyEvent], blob: Callable[[str], bytes], canary: Canary) -> Recalled:
@@ -74,7 +75,10 @@ def recall(events: Iterable[AnyEvent], blob: Callable[[str], bytes], canary: Can
         if stored is None:
             continue
         if not found.step:
-            found.step, found.seen_before = look.step, frozenset(stored[0]["seen_before"])
+            found.step, found.away = look.step, look.outcome == "provider_error"
+        if look.step == found.step:
+            # After an outage a look goes without; those before it know.
+            found.seen_before |= frozenset(stored[0]["seen_before"])
             found.seen |= found.seen_before
         for name, answer in stored[1].items():
             if not answer.useful:
