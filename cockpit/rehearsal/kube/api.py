@@ -98,15 +98,13 @@ class Api:
             case "list":
                 return _json(self._list(asked))
             case "create":
-                if not isinstance(body, dict):
-                    raise bad_request("the body of the request must be an object")
-                return _json(self._registry.create(resource, namespace, body, asked.write()), 201)
+                given = _checked(asked, body)
+                return _json(self._registry.create(resource, namespace, given, asked.write()), 201)
             case "update" | "patch" if asked.subresource == "scale":
                 return _json(self._scale(asked, request.content_type, body))
             case "update":
-                if not isinstance(body, dict):
-                    raise bad_request("the body of the request must be an object")
-                return _json(self._registry.update(resource, namespace, name, body, asked.write()))
+                given = _checked(asked, body)
+                return _json(self._registry.update(resource, namespace, name, given, asked.write()))
             case "patch":
                 return self._patch(asked, request.content_type, body)
             case "delete":
@@ -185,6 +183,15 @@ class Api:
         }
         review = {"kind": ACCESS_REVIEWS.kind, "apiVersion": ACCESS_REVIEWS.group_version, "metadata": {}}
         return _json({**review, "spec": spec, "status": status}, 201)
+
+
+def _checked(asked: ApiRequest, body: object) -> Obj:
+    """Raise a 400 for a body that is no object, or a custom one that does not say what it is."""
+    if not isinstance(body, dict):
+        raise bad_request("the body of the request must be an object")
+    if asked.resource.custom and not (body.get("apiVersion") and body.get("kind")):
+        raise bad_request(f"the object provided is unrecognized (must be of type {asked.resource.kind})")
+    return body
 
 
 def _list_of(asked: ApiRequest, items: list[Obj], version: int) -> Obj:

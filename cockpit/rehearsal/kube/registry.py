@@ -205,8 +205,6 @@ class Registry:
     def _identified(self, resource: Resource, namespace: str, body: Any, name: str = "") -> Obj:
         """Return the body with kind, name and namespace of the URL; raises a 400 when they differ."""
         body = shapes.decoded(resource, body)
-        if resource.custom and not (body.get("apiVersion") and body.get("kind")):
-            raise bad_request(f"the object provided is unrecognized (must be of type {resource.kind})")
         # Of the built-in kinds the URL says enough.
         given = body.get("apiVersion") or resource.group_version, body.get("kind") or resource.kind
         if given != (resource.group_version, resource.kind):
