@@ -30,7 +30,8 @@ from tests.real.js_verify import js_verify, need_js
 pytestmark = [pytest.mark.real, pytest.mark.e2e, pytest.mark.timeout(400)]
 
 EXITS = {"green": 0, "slo-breach-50": 20, "critical-breach": 20, "unsigned-image": 10}
-MOVED = ("green", "slo-breach-50", "critical-breach")
+EVERY = [pytest.param(name, marks=pytest.mark.long if name == "critical-breach" else ()) for name in EXITS]
+MOVED = [one for one in EVERY if one.values != ("unsigned-image",)]
 _KEEP = "180"
 _GATEWAYS = "apis/gateway.networking.k8s.io/v1"
 
@@ -124,7 +125,7 @@ def _look(folder: Path, run: Rehearsed) -> Released:
     )
 
 
-@pytest.mark.parametrize("scenario", EXITS)
+@pytest.mark.parametrize("scenario", EVERY)
 def test_exit_code(released: Get, scenario: str) -> None:
     run = released(scenario).run
     assert run.code == EXITS[scenario], run.out[-3000:] + run.err
@@ -132,7 +133,7 @@ def test_exit_code(released: Get, scenario: str) -> None:
     assert "Traceback" not in run.out + run.err + (run.folder / "conductor.log").read_text()
 
 
-@pytest.mark.parametrize("scenario", EXITS)
+@pytest.mark.parametrize("scenario", EVERY)
 def test_the_recording_and_the_pack_say_which_servers_were_real(released: Get, scenario: str) -> None:
     made = released(scenario)
     opened = made.run.of(ev.RunOpened)[0]
@@ -144,7 +145,7 @@ def test_the_recording_and_the_pack_say_which_servers_were_real(released: Get, s
     assert "stand-ins for all else" in said
 
 
-@pytest.mark.parametrize("scenario", EXITS)
+@pytest.mark.parametrize("scenario", EVERY)
 def test_the_evidence_verifies(released: Get, scenario: str) -> None:
     folder = released(scenario).run.folder
     verified = cockpit("evidence", "verify", str(folder / "evidence.zip"))
@@ -154,7 +155,7 @@ def test_the_evidence_verifies(released: Get, scenario: str) -> None:
     assert journal.returncode == 0, journal.stdout
 
 
-@pytest.mark.parametrize("scenario", EXITS)
+@pytest.mark.parametrize("scenario", EVERY)
 def test_what_the_real_api_server_holds_is_what_the_run_says(released: Get, scenario: str) -> None:
     made = released(scenario)
     assert made.weights() == {0}
@@ -174,7 +175,7 @@ def test_what_the_real_api_server_holds_is_what_the_run_says(released: Get, scen
     assert accepted[0]["observedGeneration"] == made.route["metadata"]["generation"]
 
 
-@pytest.mark.parametrize("scenario", EXITS)
+@pytest.mark.parametrize("scenario", EVERY)
 def test_pods_went_through_scheduler_and_nodes(released: Get, scenario: str) -> None:
     pods = [pod for pod in released(scenario).pods if "deletionTimestamp" not in pod["metadata"]]
     assert {pod["spec"]["nodeName"] for pod in pods} <= {"node-0", "node-1", "node-2"}
@@ -203,9 +204,8 @@ def test_users_saw_the_weights_of_the_route(released: Get, scenario: str) -> Non
     assert {one["track"] for one in served if one["at"] > min(undone)} <= {"stable"}
 
 
-@pytest.mark.parametrize("scenario", [name for name in EXITS if name == "unsigned-image"])
-def test_nobody_saw_what_was_not_signed(released: Get, scenario: str) -> None:
-    made = released(scenario)
+def test_nobody_saw_what_was_not_signed(released: Get) -> None:
+    made = released("unsigned-image")
     assert made.run.summary["gates"]["supply_chain"] == "fail"
     prod = [one for one in made.run.requests if one["env"] == "prod"]
     assert prod and {one["track"] for one in prod} == {"stable"}
@@ -231,7 +231,7 @@ def _said(decision: Decision) -> tuple[object, ...]:
     return decision.allow, decision.obligations, sorted(decision.reasons)
 
 
-@pytest.mark.parametrize("scenario", EXITS)
+@pytest.mark.parametrize("scenario", EVERY)
 def test_sigstore_js_accepts_the_packs_bundle(released: Get, scenario: str, tmp_path: Path) -> None:
     need_js()
     made = released(scenario)
