@@ -91,7 +91,9 @@ class Clients:
         except LookupError as error:
             if self._aborting and reference is not self._plan.targets.kubernetes.token:
                 return ""
-            raise UsageError(str(error), where=reference.ref, hint="the plan refers to this secret") from None
+            raise UsageError(
+                str(error), where=reference.ref, hint="put the secret there: the plan refers to it"
+            ) from None
         self._redactor.add(value)
         return value
 

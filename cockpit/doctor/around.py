@@ -5,18 +5,19 @@ from __future__ import annotations
 import asyncio
 import shutil
 from collections.abc import Iterator
+from datetime import datetime
 from functools import partial
 
 from cockpit.agentkit.external_transport import PATH
 from cockpit.backends.flags import ConfigMapFlags
 from cockpit.backends.http import HttpAnswer, HttpReader
 from cockpit.backends.issues import RepositorySeen
-from cockpit.backends.reach import proxy_for, reach
+from cockpit.backends.reach import Reached, proxy_for, reach
 from cockpit.base.clock import Clock
 from cockpit.base.errors import BackendGarbage, BackendUnreachable
 from cockpit.base.text import visible
 from cockpit.connecting import Clients
-from cockpit.doctor.checks import Finding, Probe, fail, ok, unused, warn
+from cockpit.doctor.checks import Fact, Finding, Probe, fail, ok, unused, warn
 from cockpit.doctor.clocks import clock_probe
 from cockpit.plan.load import LoadedPlan
 from cockpit.plan.operations import External, Flags
@@ -197,15 +198,7 @@ class AroundPart:
         """Connect and hang up: whatever is posted somewhere is seen by people."""
         if proxy := proxy_for(url):
             return unused(f"it is behind the proxy {_host(proxy)}: nothing shows unless something is posted")
-        found = await reach(url, deadline=_DEADLINE)
-        said = f"it listens{', ' + found.tls if found.tls else ''}"
-        facts: dict[str, str | int | float] = {"tls": found.tls} if found.tls else {}
-        if found.expires is not None:
-            days = (found.expires - self._clock.now()).days
-            facts["certificate_days"] = days
-            if days < _SOON_DAYS:
-                return warn(f"{said}; its certificate ends in {days} days", "let it be renewed", **facts)
-        return ok(said, **facts)
+        return connected(await reach(url, deadline=_DEADLINE), self._clock.now())
 
     async def _issuer(self) -> Finding:
         issuer = self._plan.oidc_issuer
@@ -227,6 +220,18 @@ class AroundPart:
         if found is None:
             raise BackendGarbage(f"there is no command {visible(name, limit=100)} that could be started")
         return ok(f"{found} is there; it was not started")
+
+
+def connected(found: Reached, now: datetime) -> Finding:
+    """Return what a connection says: that something listens, and whether its certificate ends soon."""
+    said = f"it listens{', ' + found.tls if found.tls else ''}"
+    facts: dict[str, Fact] = {"tls": found.tls} if found.tls else {}
+    if found.expires is not None:
+        days = (found.expires - now).days
+        facts["certificate_days"] = days
+        if days < _SOON_DAYS:
+            return warn(f"{said}; its certificate ends in {days} days", "let it be renewed", **facts)
+    return ok(said, **facts)
 
 
 def _host(url: str) -> str:

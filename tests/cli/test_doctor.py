@@ -6,24 +6,34 @@ import asyncio
 import base64
 import io
 import json
+import ssl
 from collections.abc import AsyncIterator, Callable
 from contextlib import redirect_stderr, redirect_stdout
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
+from ipaddress import ip_address
 from pathlib import Path
 from typing import Any
 
 import pytest
 import pytest_asyncio
 from aiohttp import web
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
+from cryptography.x509.oid import NameOID
 from ruamel.yaml import YAML
 
 from cockpit.backends.cluster import REVIEWS
+from cockpit.backends.reach import proxy_for, reach
 from cockpit.backends.rights import manifest
 from cockpit.base.clock import iso
+from cockpit.base.errors import BackendUnreachable
 from cockpit.base.redact import Redactor
 from cockpit.cli.doctor import _show
 from cockpit.cli.main import run
 from cockpit.connecting import Clients
+from cockpit.doctor.around import connected
 from cockpit.doctor.checks import Check, Finding, Probe, Report, examine, exit_of, ok
 from cockpit.doctor.clocks import ServerClock, Span
 from cockpit.doctor.cluster import ClusterPart
@@ -565,6 +575,62 @@ async def test_what_stands_around_a_release(world: Ward, tmp_path: Path) -> None
     assert checks["external A3"].status == "ok"
     assert "not what it must contain" in checks["entry smoke paths"].found
     assert not (world.folder / "webhooks.jsonl").exists()
+
+
+def certificate(folder: Path, days: int) -> tuple[ssl.SSLContext, Path]:
+    """Return a server's TLS with a certificate of its own for loopback, and where that lies."""
+    key, now = ec.generate_private_key(ec.SECP256R1()), datetime.now(UTC)
+    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "loopback")])
+    made = (
+        x509.CertificateBuilder()
+        .subject_name(name)
+        .issuer_name(name)
+        .public_key(key.public_key())
+        .serial_number(x509.random_serial_number())
+        .not_valid_before(now - timedelta(days=1))
+        .not_valid_after(now + timedelta(days=days, hours=1))
+        .add_extension(x509.SubjectAlternativeName([x509.IPAddress(ip_address("127.0.0.1"))]), critical=False)
+        .add_extension(x509.BasicConstraints(ca=True, path_length=None), critical=True)
+        .sign(key, hashes.SHA256())
+    )
+    path = folder / f"{days}.pem"
+    path.write_bytes(
+        key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()) + made.public_bytes(Encoding.PEM)
+    )
+    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    context.load_cert_chain(path)
+    return context, path
+
+
+async def test_a_webhook_over_tls(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def end(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.close()
+
+    for days in (3, 300):
+        context, path = certificate(tmp_path, days)
+        async with await asyncio.start_server(end, "127.0.0.1", 0, ssl=context) as server:
+            url = f"https://127.0.0.1:{server.sockets[0].getsockname()[1]}/hook"
+            with pytest.raises(BackendUnreachable, match="certificate does not hold"):
+                await reach(url, deadline=30)
+            with monkeypatch.context() as trusting:
+                trusting.setenv("SSL_CERT_FILE", str(path))
+                found = await reach(url, deadline=30)
+        assert found.tls.startswith("TLSv1") and found.expires is not None
+        assert (found.expires - datetime.now(UTC)).days == days
+        assert connected(found, datetime.now(UTC)).status == ("warn" if days < 14 else "ok")
+    with pytest.raises(BackendUnreachable):
+        await reach(dead_url(), deadline=30)
+
+
+async def test_what_is_behind_a_proxy_is_not_checked(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("http_proxy", "https_proxy", "all_proxy", "no_proxy"):
+        monkeypatch.delenv(name, raising=False)
+        monkeypatch.delenv(name.upper(), raising=False)
+    assert proxy_for("https://hooks.invalid/x") == ""
+    monkeypatch.setenv("https_proxy", "http://user:word@proxy.invalid:3128")
+    monkeypatch.setenv("no_proxy", "inside.invalid")
+    assert proxy_for("https://hooks.invalid/x").endswith("proxy.invalid:3128")
+    assert proxy_for("https://inside.invalid/x") == proxy_for("https://127.0.0.1/x") == ""
 
 
 async def test_an_issue_tracker_that_is_not_ours_to_label(world: Ward, tmp_path: Path) -> None:
