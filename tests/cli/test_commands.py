@@ -137,6 +137,14 @@ def test_a_pace_there_is_not_names_those_there_are(capsys: Capture, tmp_path: Pa
     assert not (tmp_path / "run").exists()
 
 
+def test_where_nobody_is_asked_there_are_no_people_to_do_without(capsys: Capture, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    code, _, err = say(capsys, "rehearse", "--auto", "--people", "none", "--out", run)
+    assert (code, "nobody is asked in green" in err, "break-glass" in err) == (64, True, True)
+    assert not run.exists()
+    assert "you are the people" in " ".join(say(capsys, "rehearse", "--help")[1].split())
+
+
 def test_real_servers_that_are_not_there_are_named(tmp_path: Path) -> None:
     done = cockpit("rehearse", "--auto", "--real", "--out", tmp_path / "run", COCKPIT_BACKENDS=str(tmp_path))
     assert done.returncode == 64
