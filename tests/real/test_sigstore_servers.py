@@ -1,4 +1,4 @@
-"""The real Sigstore as a whole: keys that are new and stay private, servers that end, refusals that explain."""
+"""The real Sigstore as a whole: keys that are new and private, servers that end, refusals that explain."""
 
 from __future__ import annotations
 
