@@ -28,6 +28,7 @@ from cockpit.journal.events_people import (
     PolicyDecided,
     StepUpSeen,
 )
+from cockpit.journal.state_people import RequestView
 from cockpit.rehearsal.sigstore import SigstoreServer
 from cockpit.verdicts.policy_decision import Decision
 from tests.conductor.support import FastClock, ToldPolicy, events, gate_of, plan_of, recording, until
@@ -105,12 +106,34 @@ async def test_break_glass_waits_for_its_second_person_and_no_longer(tmp_path: P
         assert await policy.glass_broken("@ann", WHY, second="@cem", at=now) == ""
 
 
+def waiting(asked: str) -> RequestView:
+    """Return a request nobody has signed yet."""
+    return RequestView(
+        request=f"{asked}-1", asked=asked, subject="", text="", requester="@dee", threshold=1, groups=[],
+        from_each=False, step_up="none", expires="", blob="", at="",
+    )  # fmt: skip
+
+
+async def test_the_built_in_policy_decides_who_may_approve_what(tmp_path: Path) -> None:
+    async with recording(tmp_path) as recorder:
+        policy = policy_of(recorder)
+        assert await policy.approve(waiting("promote"), "@ann", "") == ""
+        assert "may not approve" in await policy.approve(waiting("promote"), "@dee", WHY)
+        assert "may not approve" in await policy.approve(waiting("promote"), "@eve", WHY)
+        # Approving break-glass is elevated: a reason, and a second factor besides.
+        elevated = await policy.approve(waiting("break-glass"), "@cem", "yes")
+        assert "step_up_mfa" in elevated and "reason_for_access" in elevated and "cockpit step-up" in elevated
+        await shown(recorder, "@cem")
+        assert await policy.approve(waiting("break-glass"), "@cem", WHY) == ""
+
+
 async def test_an_engine_that_does_not_answer_stands_in_the_way_of_each(tmp_path: Path) -> None:
     async with recording(tmp_path) as recorder:
         policy = policy_of(recorder, Dead())
         now = FastClock(1).now()
         for said in (
             await policy.resume("ann", WHY),
+            await policy.approve(waiting("promote"), "@ann", WHY),
             await policy.break_glass("@ann", WHY),
             await policy.glass_broken("@ann", WHY, second="@cem", at=now),
         ):
@@ -118,6 +141,7 @@ async def test_an_engine_that_does_not_answer_stands_in_the_way_of_each(tmp_path
         decided = await events(recorder, PolicyDecided)
         assert [(e.action, e.allow) for e in decided] == [
             ("resume", False),
+            ("approve", False),
             ("break-glass", False),
             ("break-glass", False),
         ]
