@@ -141,13 +141,16 @@ class PrometheusAnalyst:
     def _blind(self, answered: dict[str, Answered], window_s: float) -> bool:
         """Tell whether a window may be empty because the back end was away, and not what it measures.
 
-        One that was not there has measured nothing meanwhile. What is missing until a whole window has gone
-        by since is no data, and has not vanished: an outage is never a breach by itself (gates.md).
+        One that was not there has measured nothing meanwhile, and answers before it measures again. What is
+        missing until a whole window has gone by since it did is no data, and has not vanished: an outage is
+        never a breach by itself (gates.md).
         """
         now = self._clock.monotonic()
+        # Counts over the window; a gauge may still be shown as it was before.
+        counts = ("requests", *self._stable)
         if all(one.evaluated_at is None for one in answered.values()):
             self._away = True
-        elif self._away:
+        elif self._away and any(answered[name].useful for name in counts if name in answered):
             self._away, self._blind_until = False, now + window_s
         return self._away or now < self._blind_until
 

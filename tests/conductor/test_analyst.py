@@ -19,11 +19,14 @@ WINDOW = 4.0
 
 @dataclass
 class Told:
-    """A metrics back end: one value for everything, none for what is gone, or no answer."""
+    """A metrics back end: one value for everything, none for what is gone, or no answer.
+
+    `gone`: part of the queries whose series are.
+    """
 
     clock: VirtualClock
     away: bool = False
-    gone: bool = False
+    gone: str = "-"
     asked: list[str] = field(default_factory=list)
 
     async def query(
@@ -33,7 +36,7 @@ class Told:
         if self.away:
             raise BackendUnreachable("nothing listens there")
         now = self.clock.now().timestamp()
-        series = [] if self.gone else [{"metric": {}, "value": [now, "1000"]}]
+        series = [] if self.gone in query else [{"metric": {}, "value": [now, "1000"]}]
         raw = json.dumps({"status": "success", "data": {"resultType": "vector", "result": series}}).encode()
         parsed = read_answer(raw)
         return MetricAnswer(
@@ -62,8 +65,13 @@ async def test_what_is_missing_after_an_outage_has_not_vanished(tmp_path: Path) 
         assert (await analyst.look(2, WINDOW)).outcome == "provider_error"
         clock.advance(60.0)
         assert (await analyst.look(2, WINDOW)).outcome == "provider_error"
-        told.away, told.gone = False, True
         clock.advance(60.0)  # however long nobody looked
+        told.away, told.gone = False, "{"  # it answers, and has measured nothing yet
+        for _ in range(8):
+            look = await analyst.look(2, WINDOW)
+            assert look.outcome == "no_data" and not look.critical, look.reason
+            clock.advance(0.9)
+        told.gone = 'track="canary"'  # the first of what it measures again
         for _ in range(4):
             look = await analyst.look(2, WINDOW)
             assert look.outcome == "no_data" and not look.critical, look.reason
@@ -78,7 +86,7 @@ async def test_without_an_outage_it_has_vanished_at_once(tmp_path: Path) -> None
     async with recording(tmp_path, clock) as recorder:
         analyst = PrometheusAnalyst(told, plan_of(clock).canary, recorder, clock)
         await analyst.look(1, WINDOW)
-        told.gone = True
+        told.gone = 'track="canary"'
         assert vanished(await analyst.look(2, WINDOW))
 
 
@@ -98,5 +106,5 @@ async def test_an_outage_of_one_query_excuses_nothing(tmp_path: Path) -> None:
         analyst = PrometheusAnalyst(told, plan_of(clock).canary, recorder, clock)
         await analyst.look(1, WINDOW)
         await analyst.look(2, WINDOW)
-        told.gone = True
+        told.gone = "{"
         assert vanished(await analyst.look(2, WINDOW))
