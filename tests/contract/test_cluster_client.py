@@ -242,7 +242,7 @@ async def test_https_at_a_server_without_tls_is_unreachable(seam: KubeCluster) -
 
 
 async def test_silence_is_unreachable_within_the_deadline(cluster: KubeCluster) -> None:
-    async with cluster.relay() as relay, connected(cluster, url=relay.url, deadline=1.0) as kube:
+    async with cluster.relay() as relay, connected(cluster, url=relay.url, deadline=3.0) as kube:
         relay.hold()
         with pytest.raises(BackendUnreachable):
             await kube.list(POD)
