@@ -6,7 +6,7 @@ import asyncio
 import json
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, replace
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -28,9 +28,7 @@ pytestmark = [pytest.mark.contract, pytest.mark.asyncio(loop_scope="session")]
 real_only = pytest.mark.real
 
 _DEADLINE = 60.0
-NOW = datetime.now(UTC)
-LATER = (NOW + timedelta(hours=1)).isoformat()
-EARLIER = (NOW - timedelta(hours=1)).isoformat()
+EARLIER, LATER = "2023-11-14T22:13:20Z", "2199-11-14T22:13:20+01:00"
 FULL = {"labels": {"alertname": "A", "n": "1"}, "startsAt": EARLIER, "endsAt": LATER}
 
 

@@ -189,15 +189,15 @@ class TestApi:
         ],
     )
     async def test_errors(
-        self, prom: Subject, path: str, parameters: dict[str, str], status: int, kind: str
+        self, any_prometheus: Subject, path: str, parameters: dict[str, str], status: int, kind: str
     ) -> None:
-        got, answer = await prom.get(f"/api/v1/{path}", **parameters)
+        got, answer = await any_prometheus.get(f"/api/v1/{path}", **parameters)
         assert (got, answer["status"], answer["errorType"]) == (status, "error", kind), answer
         assert answer["error"]
 
-    async def test_answers_have_prometheus_shape(self, prom: Subject) -> None:
+    async def test_answers_have_prometheus_shape(self, any_prometheus: Subject) -> None:
         at = "1700000000.25"
-        for ask in (prom.get, prom.post):
+        for ask in (any_prometheus.get, any_prometheus.post):
             _, answer = await ask("/api/v1/query", query="vector(0.5)", time=at)
             assert answer == {
                 "status": "success",
@@ -207,16 +207,16 @@ class TestApi:
             _, answer = await ask("/api/v1/query_range", query="time()", **window)
             values = [[1700000000 + i, str(1700000000 + i)] for i in range(3)]
             assert answer["data"] == {"resultType": "matrix", "result": [{"metric": {}, "values": values}]}
-        _, answer = await prom.get("/api/v1/query", query="1/0", time=at)
+        _, answer = await any_prometheus.get("/api/v1/query", query="1/0", time=at)
         assert answer["data"] == {"resultType": "scalar", "result": [1700000000.25, "+Inf"]}
-        _, answer = await prom.get("/api/v1/query", query="0/0", time=at)
+        _, answer = await any_prometheus.get("/api/v1/query", query="0/0", time=at)
         assert answer["data"]["result"][1] == "NaN"
-        _, answer = await prom.get("/api/v1/query", query="'text'", time=at)
+        _, answer = await any_prometheus.get("/api/v1/query", query="'text'", time=at)
         assert answer["data"] == {"resultType": "string", "result": [1700000000.25, "text"]}
         for text, in_vector, as_scalar in NUMBERS:
-            _, answer = await prom.get("/api/v1/query", query=f"vector({text})", time=at)
+            _, answer = await any_prometheus.get("/api/v1/query", query=f"vector({text})", time=at)
             assert answer["data"]["result"][0]["value"][1] == in_vector
-            _, answer = await prom.get("/api/v1/query", query=text, time=at)
+            _, answer = await any_prometheus.get("/api/v1/query", query=text, time=at)
             assert answer["data"]["result"][1] == as_scalar
 
     async def test_the_client_reads_it(self, prom: Subject) -> None:

@@ -48,23 +48,23 @@ class TestTimes:
         ],
     )
     async def test_a_time_is_taken_to_the_millisecond(
-        self, prom: Subject, asked: str, evaluated: float
+        self, any_prometheus: Subject, asked: str, evaluated: float
     ) -> None:
-        _, answer = await prom.get("/api/v1/query", query="vector(1)", time=asked)
+        _, answer = await any_prometheus.get("/api/v1/query", query="vector(1)", time=asked)
         assert answer["data"]["result"] == [{"metric": {}, "value": [evaluated, "1"]}]
-        _, answer = await prom.get("/api/v1/query", query="time()", time=asked)
+        _, answer = await any_prometheus.get("/api/v1/query", query="time()", time=asked)
         assert float(answer["data"]["result"][1]) == evaluated
 
     @pytest.mark.parametrize(
         "asked", ["now", "1e", "2023-11-14", "2023-11-14T22:13:20", " 5", "2023-11-14T22:13Z", "0x10", "٣"]
     )
-    async def test_what_is_no_time_is_refused(self, prom: Subject, asked: str) -> None:
-        status, answer = await prom.get("/api/v1/query", query="1", time=asked)
+    async def test_what_is_no_time_is_refused(self, any_prometheus: Subject, asked: str) -> None:
+        status, answer = await any_prometheus.get("/api/v1/query", query="1", time=asked)
         assert (status, answer["errorType"]) == (400, "bad_data")
 
-    async def test_without_a_time_it_is_now(self, prom: Subject) -> None:
+    async def test_without_a_time_it_is_now(self, any_prometheus: Subject) -> None:
         before = datetime.now(UTC).timestamp()
-        _, answer = await prom.get("/api/v1/query", query="time()")
+        _, answer = await any_prometheus.get("/api/v1/query", query="time()")
         assert before - 1 <= float(answer["data"]["result"][1]) <= datetime.now(UTC).timestamp() + 1
 
     @pytest.mark.parametrize(
@@ -80,22 +80,26 @@ class TestTimes:
         ],
     )
     async def test_a_range_has_both_its_ends(
-        self, prom: Subject, start: str, end: str, step: str, count: int
+        self, any_prometheus: Subject, start: str, end: str, step: str, count: int
     ) -> None:
         window = {"start": start, "end": end, "step": step}
-        status, answer = await prom.get("/api/v1/query_range", query="vector(1)", **window)
+        status, answer = await any_prometheus.get("/api/v1/query_range", query="vector(1)", **window)
         assert status == 200, answer
         (series,) = answer["data"]["result"]
         assert len(series["values"]) == count
         assert series["values"][0] == [float(start), "1"]
 
-    async def test_a_step_below_a_millisecond_fails(self, prom: Subject) -> None:
-        status, answer = await prom.get("/api/v1/query_range", query="1", start="0", end="1", step="0.0009")
+    async def test_a_step_below_a_millisecond_fails(self, any_prometheus: Subject) -> None:
+        status, answer = await any_prometheus.get(
+            "/api/v1/query_range", query="1", start="0", end="1", step="0.0009"
+        )
         assert (status, answer["errorType"]) == (422, "execution")
 
     @pytest.mark.parametrize("step", ["0", "-1", "x", "", "1 m", "1.5m"])
-    async def test_a_step_that_is_none_is_refused(self, prom: Subject, step: str) -> None:
-        status, answer = await prom.get("/api/v1/query_range", query="1", start="0", end="1", step=step)
+    async def test_a_step_that_is_none_is_refused(self, any_prometheus: Subject, step: str) -> None:
+        status, answer = await any_prometheus.get(
+            "/api/v1/query_range", query="1", start="0", end="1", step=step
+        )
         assert (status, answer["errorType"]) == (400, "bad_data")
 
 
@@ -130,6 +134,26 @@ class TestAnswers:
         assert [s.timestamp for s in answer.samples][:5] == [cases.END_S - 60 + 15 * i for i in range(5)]
         raw = await client.query('temperature{pod="a"}[1m]', at=PAST)
         assert (raw.result_type, len(raw.samples)) == ("matrix", 5)
+
+    async def test_the_client_asks_to_the_millisecond(self, client: PrometheusMetrics) -> None:
+        end = PAST + timedelta(milliseconds=250)
+        answer = await client.query_range("time()", start=end - timedelta(seconds=2), end=end, step=0.5)
+        expected = [end.timestamp() - 2 + i * 0.5 for i in range(5)]
+        assert [s.timestamp for s in answer.samples] == expected == [s.value for s in answer.samples]
+        at = PAST - timedelta(seconds=5.125)
+        assert (await client.query("time()", at=at)).samples[0].value == at.timestamp()
+
+    async def test_the_servers_clock_is_measured(self, client: PrometheusMetrics) -> None:
+        for query in ("vector(1)", "no_such_series"):  # by its samples, and by the Date header
+            answer = await client.query(query)
+            assert answer.clock_offset_s is not None
+            assert abs(answer.clock_offset_s) < 10
+            assert abs(answer.evaluated_at - datetime.now(UTC).timestamp()) < 30
+
+    async def test_ranges_are_closed_at_both_ends(self, client: PrometheusMetrics) -> None:
+        # As in Prometheus 2; since version 3 the left end is open, and this would be 4.
+        answer = await client.query('count_over_time(temperature{pod="a"}[1m])', at=PAST)
+        assert [s.value for s in answer.samples] == [60 / cases.STEP_S + 1]
 
     async def test_two_series_of_one_name_are_an_execution_error(
         self, prom: Subject, client: PrometheusMetrics

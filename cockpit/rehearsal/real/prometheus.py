@@ -84,7 +84,7 @@ class RealPrometheus:
                 f"--storage.tsdb.retention.time={_RETENTION}",
                 f"--web.listen-address={self._address}",
                 "--web.enable-lifecycle",
-                # It finds its Alertmanagers late, and what fires by then would wait a minute to be sent again.
+                # It finds its Alertmanagers late; what fires before would wait a minute to be sent again.
                 "--rules.alert.resend-delay=1s",
                 f"--query.lookback-delta={_duration(options.lookback)}",
                 f"--query.timeout={_duration(options.query_timeout)}",
