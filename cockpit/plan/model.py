@@ -283,7 +283,7 @@ class Plan(Strict):
     format: Literal[1] = 1
     rehearsal: bool = False
     real_servers: dict[str, Text] = Field(default_factory=dict)
-    """In a rehearsal: which targets are real servers, with their versions; what is not named is a stand-in."""
+    """In a rehearsal: the targets that are real servers, with versions; what is not named is a stand-in."""
     repo: Text
     target_version: Annotated[str, Field(pattern=r"^v\d+\.\d+\.\d+(-[0-9A-Za-z.-]+)?$")]
     environment: Literal["prod"] = "prod"
