@@ -272,13 +272,16 @@ class TestRules:
             annotations={"summary": "{{ $labels.track }} burns at {{ $value }}"},
         )
         await prom.server.rules(
-            [RecordingRule("burning:max", "max by (track) (burning)", {"team": "a"}), alert]
+            [RecordingRule("burning:max", "max by (track) (kept_burning)", {"team": "a"}), alert]
         )
         try:
-            prom.exporter.page = "burning 3.5\n"
+            prom.exporter.page = "kept_burning 3.5\n"
             recorded = await prom.until("burning:max", bool)
             assert recorded == {"__name__=burning:max,team=a,track=canary": 3.5}
-            assert (await client.query("burning")).samples[0].labels == {"__name__": "burning", **target}
+            assert (await client.query("kept_burning")).samples[0].labels == {
+                "__name__": "kept_burning",
+                **target,
+            }
             own = {
                 "team": "a",
                 "track": "canary",
@@ -298,7 +301,7 @@ class TestRules:
             assert abs(since.value - began) <= 1.0
             (firing,) = (await client.query("ALERTS")).samples
             assert firing.labels == {"__name__": "ALERTS", "alertstate": "firing", **own}
-            prom.exporter.page = "burning 0\n"
+            prom.exporter.page = "kept_burning 0\n"
             await prom.until("ALERTS or ALERTS_FOR_STATE", lambda found: not found)
             _, answer = await prom.get("/api/v1/alerts")
             assert answer["data"]["alerts"] == []
