@@ -318,3 +318,19 @@ async def test_what_is_not_served_is_not_found(cluster: KubeCluster) -> None:
     (await cluster.call("GET", "apis/apps/v1/namespaces/{ns}/things")).refused(404, "NotFound")
     (await cluster.call("GET", f"{CONFIG_MAPS}/none")).refused(404, "NotFound")
     (await cluster.call("POST", f"{CONFIG_MAPS}/name", config_map())).refused(405, "MethodNotAllowed")
+
+
+async def test_a_patch_takes_nothing_away_that_every_object_has(cluster: KubeCluster) -> None:
+    body = {"metadata": {"name": "release"}, "spec": {"holderIdentity": "a"}}
+    (await cluster.call("POST", LEASES, body)).ok()
+    lease = f"{LEASES}/release"
+    (await cluster.patch(lease, {"metadata": None})).refused(400, "BadRequest")
+    (await cluster.patch(lease, {"metadata": {"resourceVersion": None}})).refused(422, "Invalid")
+    (await cluster.patch(lease, {"metadata": {"uid": ""}})).ok()
+    assert (await cluster.patch(lease, {"metadata": {"uid": "another"}})).status in (409, 422)
+    stored = (await cluster.patch(lease, {"data": {"a": "1"}})).ok()
+    assert "data" not in stored
+    (await cluster.patch(lease, [None], "json-patch+json")).refused(422, "Invalid")
+    (await cluster.patch(lease, [{"op": True, "path": "/spec"}], "json-patch+json")).refused(
+        400, "BadRequest"
+    )

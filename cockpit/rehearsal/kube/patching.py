@@ -146,12 +146,18 @@ def json_patch(document: Obj, operations: Any) -> Obj:
         raise ApiError(400, "BadRequest", "a JSON patch is a list of at most 10000 operations")
     root: Any = clone(document)
     for operation in operations:
-        if not isinstance(operation, dict) or not isinstance(operation.get("path"), str):
+        if operation is None:
+            text = "the server rejected our request due to an error in our request"
+            raise ApiError(422, "Invalid", text)
+        if not isinstance(operation, dict) or not all(
+            isinstance(operation.get(field, ""), str) for field in ("op", "path")
+        ):
             raise ApiError(400, "BadRequest", "each operation of a JSON patch needs an op and a path")
         try:
             root = _operate(root, operation)
         except (KeyError, IndexError, TypeError, ValueError) as error:
-            text = f"the server rejected our request due to an error in our request: {operation['path']}"
+            where = operation.get("path", "")
+            text = f"the server rejected our request due to an error in our request: {where}"
             raise ApiError(422, "Invalid", text) from error
     if not isinstance(root, dict):
         raise ApiError(422, "Invalid", "the patched document is no object")

@@ -82,14 +82,11 @@ class Registry:
     def update(self, resource: Resource, namespace: str, name: str, body: Obj, write: Write) -> Obj:
         """Replace an object, or the part of it that the manager's subresource stands for."""
         if not (isinstance(body.get("metadata"), dict) and body["metadata"].get("name")):
-            text = f"the name of the object ({name} based on URL) was undeterminable: name must be provided"
-            raise bad_request(text)
+            raise _nameless(name)
         old = self.get(resource, namespace, name)
         body = self._identified(resource, namespace, body, name)
         if not body["metadata"].get("resourceVersion") and not resource.unconditional:
-            text = 'Invalid value: "": must be specified for an update'
-            cause = Cause("FieldValueInvalid", text, "metadata.resourceVersion")
-            raise invalid(resource.qualified_kind, name, [cause])
+            raise _versionless(resource, name)
         return self._replace(resource, old, body, write)
 
     def patch(
@@ -100,6 +97,7 @@ class Registry:
             return self._apply(resource, namespace, name, patch, write)
         old = self.get(resource, namespace, name)
         patched = patched_with(old, kind, patch, custom=resource.custom)
+        _still_named(resource, name, patched)
         return self._replace(resource, old, self._identified(resource, namespace, patched, name), write)
 
     def scale(self, resource: Resource, namespace: str, name: str, scaled: Any, write: Write) -> Obj:
@@ -108,7 +106,9 @@ class Registry:
         scaled = shapes.shaped(scaled, shapes.SCALE, "Scale")
         replicas = (scaled.get("spec") or {}).get("replicas", 0)
         new = clone(old)
-        new["metadata"]["resourceVersion"] = (scaled.get("metadata") or {}).get("resourceVersion")
+        given = scaled.get("metadata") or {}
+        new["metadata"]["resourceVersion"] = given.get("resourceVersion")
+        new["metadata"]["uid"] = given.get("uid") or old["metadata"]["uid"]
         new["spec"]["replicas"] = replicas
         return self._replace(resource, old, new, write)
 
@@ -156,7 +156,7 @@ class Registry:
         given = body["metadata"].get("resourceVersion")
         if given and given != before["resourceVersion"]:
             raise resource.conflict(name)
-        if body["metadata"].get("uid", before["uid"]) != before["uid"]:
+        if (body["metadata"].get("uid") or before["uid"]) != before["uid"]:
             raise resource.conflict(name, "Precondition failed: UID in object meta does not match")
         new = self._parted(resource, old, body, write.manager.subresource)
         metadata = new["metadata"]
@@ -260,6 +260,30 @@ class Registry:
                 self.store.put(resource, freed)
             else:
                 self.delete(resource, metadata.get("namespace", ""), metadata["name"])
+
+
+def _nameless(name: str) -> ApiError:
+    return bad_request(
+        f"the name of the object ({name} based on URL) was undeterminable: name must be provided"
+    )
+
+
+def _versionless(resource: Resource, name: str) -> ApiError:
+    text = 'Invalid value: "": must be specified for an update'
+    cause = Cause("FieldValueInvalid", text, "metadata.resourceVersion")
+    return invalid(resource.qualified_kind, name, [cause])
+
+
+def _still_named(resource: Resource, name: str, patched: Obj) -> None:
+    """Raise what a patch is answered with that takes away what every object has."""
+    metadata = patched.get("metadata")
+    if metadata is None or (isinstance(metadata, dict) and not metadata.get("name")):
+        raise _nameless(name)
+    if resource.custom and not (patched.get("apiVersion") and patched.get("kind")):
+        cause = Cause("FieldValueInvalid", "Invalid value: Object 'Kind' is missing", "patch")
+        raise invalid("", "", [cause])
+    if isinstance(metadata, dict) and not metadata.get("resourceVersion") and not resource.unconditional:
+        raise _versionless(resource, name)
 
 
 def metadata_name(obj: Obj) -> str:

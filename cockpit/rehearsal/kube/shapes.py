@@ -108,7 +108,15 @@ def decoded(resource: Resource, body: Any) -> Obj:
         "status": _STATUSES.get(resource, _STATUS),
         "data": _STRINGS,
     }
+    if isinstance(body, dict):
+        body = {field: value for field, value in body.items() if _has(resource, field)}
     return shaped(body, shape, resource.kind)
+
+
+def _has(resource: Resource, field: str) -> bool:
+    """Say whether objects of this kind have a field; one they have not is dropped unread."""
+    holds_data = resource in (resources.CONFIG_MAPS, resources.SECRETS)
+    return holds_data if field == "data" else not (holds_data and field in ("spec", "status"))
 
 
 def shaped(body: Any, shape: Obj, kind: str) -> Obj:
