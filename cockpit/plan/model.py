@@ -121,6 +121,7 @@ class Kubernetes(Strict):
     url: Url
     token: SecretRef
     ca_file: str = ""
+    """PEM file with the CA of the API server, relative to the plan; empty: those the machine trusts."""
     namespace: Name
     route: Name
     lease: Name = "release-cockpit"

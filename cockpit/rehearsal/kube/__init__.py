@@ -2,8 +2,9 @@
 
 What it keeps to and what it leaves out, for whoever reads a recording made with it: versions, conflicts,
 watches, patches, server-side apply, access rules, Deployments down to pods and the status of HTTPRoutes are
-there; jobs, disruption budgets and events are only stored, there is no scheduler, no admission webhook, no
-eviction, no log and no exec.
+there; jobs, disruption budgets and events are only stored, there is no scheduler, no admission policy or
+webhook, no priority and fairness, no eviction, no log and no exec. The contract suite runs over it and over a
+real API server (`cockpit.rehearsal.real.control_plane`) alike; where the two differ, this one is wrong.
 """
 
 from __future__ import annotations
