@@ -68,12 +68,14 @@ def _alive(run_dir: Path) -> bool:
 def _code(run_dir: Path, supervisor: subprocess.Popen[bytes]) -> int:
     """Return the release's exit code; when its conductor is lost in mid-canary, say so and what to do."""
     try:
-        return int((run_dir / EXIT).read_text(encoding="ascii"))
+        code = int((run_dir / EXIT).read_text(encoding="ascii"))
     except (OSError, ValueError):
-        pass
-    if supervisor.returncode == 60:
+        code = None
+    if supervisor.returncode == 60 and code != 60:  # what lies there is another's, not this sitting's
         print("cockpit: another supervisor runs this release", file=sys.stderr)
         return 60
+    if code is not None:
+        return code
     print(f"cockpit: the conductor left no exit code; see {run_dir / LOG}", file=sys.stderr)
     try:
         state = state_of(run_dir)

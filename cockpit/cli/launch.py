@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+import fcntl
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 from types import FrameType
 
 from cockpit.base.errors import UsageError
 from cockpit.base.files import write_private
-from cockpit.supervisor import EXIT
+from cockpit.supervisor import EXIT, LOCK
 
 LOG = "conductor.log"
+_OVER_WITHIN, _OVER_POLL = 30.0, 0.1
+"""Seconds a sitting that has closed may take to write its last and end, and between looks."""
+
 PLAN_PATH = "plan.path"
 """Where the plan lay: a later sitting finds what it refers to (secrets, trust) beside it."""
 
@@ -70,6 +75,8 @@ def start_supervisor(
     for flag, value in (("--sitting", sitting), ("--reason", reason), ("--takeover", takeover)):
         if value:
             command += [flag, value]
+    if sitting:
+        _sitting_over(run_dir)
     write_private(run_dir / PLAN_PATH, str(plan).encode())
     if sitting:
         from cockpit.cli.status import state_of
@@ -85,6 +92,25 @@ def start_supervisor(
             stderr=log,
             start_new_session=True,
         )
+
+
+def _sitting_over(run_dir: Path) -> None:
+    """Wait for the supervisor of the sitting before, which ends a little after the journal says so.
+
+    Raises UsageError when it does not: another sitting beside it would take its exit code for one's own.
+    """
+    give_up = time.monotonic() + _OVER_WITHIN
+    with (run_dir / LOCK).open("ab") as lock:
+        while True:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                return  # closing it gives it back
+            except OSError:
+                if time.monotonic() > give_up:
+                    raise UsageError(
+                        "the run's last sitting has not ended yet", where=str(run_dir), hint="cockpit status"
+                    ) from None
+                time.sleep(_OVER_POLL)
 
 
 def front_end(
