@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -32,7 +33,7 @@ from cockpit.journal.state_people import RequestView
 from cockpit.rehearsal.sigstore import SigstoreServer
 from cockpit.verdicts.policy_decision import Decision
 from tests.conductor.support import FastClock, ToldPolicy, events, gate_of, plan_of, recording, until
-from tests.conductor.test_approvals import REASON, room
+from tests.conductor.test_approvals import REASON, desks_of, room
 from tests.contract.approval_support import PLAN, approvals
 
 RESUMES: tuple[Literal["resume", "answer"], ...] = ("resume", "answer")
@@ -292,3 +293,29 @@ async def test_break_glass_counts_only_where_policy_allows_it(tmp_path: Path, se
         assert await made.says("cem", await made.asked()) == ""
         assert len(await events(made.recorder, BreakGlassUsed)) == 1
         assert policy.asked[-1] == ("glass_broken", "@ann", REASON, "@cem")
+
+
+async def test_break_glass_under_the_built_in_policy_from_asking_to_use(
+    tmp_path: Path, server: SigstoreServer
+) -> None:
+    async with room(tmp_path, server) as bare:
+        facts = FactsOfRelease(bare.plan, PLAN, bare.recorder, bare.clock)
+        decider = Decider(EmbeddedEngine(deadline=20.0), bare.recorder, deadline=20.0)
+        desks = desks_of(bare.plan, bare.recorder, bare.clock, server, policy=ActPolicy(decider, facts))
+        made = replace(bare, desks=desks)
+        await made.failed()
+        assert "no second factor" in await made.breaks()
+        for who in ("@ann", "@cem"):
+            await shown(made.recorder, who)
+        made.clock.advance(2)
+        assert await made.breaks() == ""
+        assert await made.says("cem", await made.asked()) == ""
+        (used,) = await events(made.recorder, BreakGlassUsed)
+        assert (used.by, used.second) == ("@ann", "@cem")
+        decided = [(e.action, e.allow, sorted(e.unmet)) for e in await events(made.recorder, PolicyDecided)]
+        assert decided == [
+            ("break-glass", True, ["second_person", "step_up_mfa"]),
+            ("break-glass", True, ["second_person"]),
+            ("approve", True, []),
+            ("break-glass", True, []),
+        ]
