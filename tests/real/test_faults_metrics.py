@@ -31,7 +31,7 @@ from tests.real.fixtures import need
 
 # One loop for the module: the server is started once.
 pytestmark = [pytest.mark.real, pytest.mark.asyncio(loop_scope="module")]
-SCRAPE = 0.25
+SCRAPE = 0.5
 PER_SECOND = 200.0
 _DEADLINE = 90.0
 
@@ -79,7 +79,7 @@ class Bench:
     ) -> AsyncIterator[Baking]:
         """Bake every step but the last, and have that one under way."""
         clock = SystemClock()
-        changes = {"interval": "0.5s", "query_deadline": "1s", "provider_grace": "9s", **canary}
+        changes = {"interval": "0.5s", "query_deadline": "1s", "provider_grace": "30s", **canary}
         section = plan_of(clock, canary=changes).canary
         metrics = PrometheusMetrics(
             url or self.prometheus.url, deadline=1.0, connect_timeout=1.0, read_timeout=1.0
@@ -202,6 +202,7 @@ async def test_a_prometheus_that_comes_back_within_its_grace_lets_the_step_go_on
 ) -> None:
     async with bench.baking(tmp_path, steps=2) as baking:
         await baking.until_looked("pass")
+        before = len(await baking.looks())
         mend = await outage(bench, baking)
         await baking.until_looked("provider_error", times=3)
         held = await baking.looks()
@@ -209,7 +210,8 @@ async def test_a_prometheus_that_comes_back_within_its_grace_lets_the_step_go_on
         await mend()
         await baking.going
         looks = await baking.looks()
-        assert "fail" not in outcomes(looks), [one.reason for one in looks if one.outcome == "fail"]
+        # A busy machine may have missed a scrape before.
+        assert "fail" not in outcomes(looks[before:]), [one.reason for one in looks[before:]]
         # What was counted before the outage is not lost, and what was not answered was not counted.
         assert looks[-1].outcome == "pass" and looks[-1].passes == sum(o.outcome == "pass" for o in looks)
         assert baking.bake.summary and len(looks) > len(held)

@@ -321,9 +321,6 @@ async def test_a_lost_answer_is_an_unknown_outcome_and_the_change_is_made_once(
 ) -> None:
     async with recording(tmp_path) as recorder, changing(proxies, servers, name) as (proxy, change):
         toxic = await LOST[fault](proxy)
-        if fault != "half-open":
-            await proxy.cut()  # a new connection: what one has let through counts
-            await proxy.mend()
         found = await ended(lambda: forward(recorder, change))
         assert isinstance(found, BackendUnreachable), repr(found)
         assert await outcomes(recorder) == ["EffectIntended", "EffectUnknown"]
