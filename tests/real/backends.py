@@ -21,6 +21,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 MODULES = Path(__file__).parent / "modules"
+_KUBERNETES = "v1.37.2"  # as in modules/kubernetes/go.mod
 _STATIC = {"CGO_ENABLED": "0", "GOFLAGS": "-mod=readonly", "GOTOOLCHAIN": "local", "GOWORK": "off"}
 
 
@@ -35,6 +36,8 @@ class Go:
     name: str
     module: str
     package: str
+    version: str = ""
+    """Where the sources cannot tell by themselves: written into `k8s.io/component-base/version`."""
 
 
 @dataclass(frozen=True)
@@ -88,9 +91,9 @@ PARTS: tuple[Part, ...] = (
     ),
     Go("toxiproxy-server", "toxiproxy", "github.com/Shopify/toxiproxy/v2/cmd/server"),
     Go("etcd", "etcd", "go.etcd.io/etcd/server/v3"),
-    Go("kube-apiserver", "kubernetes", "k8s.io/kubernetes/cmd/kube-apiserver"),
-    Go("kube-controller-manager", "kubernetes", "k8s.io/kubernetes/cmd/kube-controller-manager"),
-    Go("kube-scheduler", "kubernetes", "k8s.io/kubernetes/cmd/kube-scheduler"),
+    Go("kube-apiserver", "kubernetes", "k8s.io/kubernetes/cmd/kube-apiserver", _KUBERNETES),
+    Go("kube-controller-manager", "kubernetes", "k8s.io/kubernetes/cmd/kube-controller-manager", _KUBERNETES),
+    Go("kube-scheduler", "kubernetes", "k8s.io/kubernetes/cmd/kube-scheduler", _KUBERNETES),
     Go("kwok", "kwok", "sigs.k8s.io/kwok/cmd/kwok"),
     Go("opa", "opa", "github.com/open-policy-agent/opa"),
     Go("fulcio", "fulcio", "github.com/sigstore/fulcio"),
@@ -193,11 +196,27 @@ def _bring(folder: Path, part: Part) -> None:
 def _build(folder: Path, part: Go, made: Path) -> None:
     out = made / part.name
     _run(
-        [_tool("go"), "build", "-trimpath", "-ldflags=-s -w", "-o", str(out), part.package],
+        [
+            _tool("go"),
+            "build",
+            "-trimpath",
+            f"-ldflags=-s -w{_stamped(part.version)}",
+            "-o",
+            str(out),
+            part.package,
+        ],
         cwd=MODULES / part.module,
         env=_STATIC,
     )
     out.replace(folder / "bin" / part.name)
+
+
+def _stamped(version: str) -> str:
+    if not version:
+        return ""
+    major, minor, _ = version.removeprefix("v").split(".", 2)
+    told = {"gitVersion": version, "gitMajor": major, "gitMinor": minor}
+    return "".join(f" -X k8s.io/component-base/version.{name}={value}" for name, value in told.items())
 
 
 def _unpack(folder: Path, part: Debian, made: Path) -> None:

@@ -46,6 +46,8 @@ def test_every_part_is_pinned() -> None:
     for part in (*backends.PARTS, *backends.LONG):
         if isinstance(part, backends.Go | backends.Files):
             assert (backends.MODULES / part.module / "go.sum").stat().st_size > 0
+        if isinstance(part, backends.Go) and part.version:
+            assert f" {part.version} " in (backends.MODULES / part.module / "go.mod").read_text()
         if isinstance(part, backends.Node):
             lock = (backends.MODULES / part.name / "package-lock.json").read_text()
             assert '"integrity"' in lock and "://" not in lock
