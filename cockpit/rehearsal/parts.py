@@ -68,7 +68,7 @@ class ImageStore:
 
 @dataclass(frozen=True)
 class Policy:
-    """An OPA without a policy: the release brings its own."""
+    """An OPA; the world puts the policy of the release before into it."""
 
     url: str
     token: str = field(repr=False)

@@ -9,14 +9,18 @@ from collections.abc import AsyncIterator, Callable, Coroutine, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import asdict, dataclass
 from functools import partial
+from http import HTTPStatus
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import aiohttp
+
+from cockpit.base.errors import BackendError
 from cockpit.base.threads import BoundedThreads
 from cockpit.rehearsal.embedded import Embedded
 from cockpit.rehearsal.forge import FROM_REF, MAIN, make_repository
 from cockpit.rehearsal.issues import IssuesServer
-from cockpit.rehearsal.parts import ImageStore, Parts
+from cockpit.rehearsal.parts import ImageStore, Parts, Policy
 from cockpit.rehearsal.platform import Images
 from cockpit.rehearsal.registry import BuildSigner, Image, attach, build_image, push
 from cockpit.rehearsal.registry.predicates import CANDIDATE, PREVIOUS
@@ -25,6 +29,8 @@ from cockpit.rehearsal.scenarios import Scenario
 from cockpit.rehearsal.sigstore.interface import Sigstore
 from cockpit.rehearsal.topology import CANDIDATE_VERSION, SERVICES, STABLE_VERSION, behaviour
 from cockpit.rehearsal.webhook import KINDS, WebhookReceiver
+
+_POLICY_FILE = Path(__file__).resolve().parents[1] / "agents" / "policy" / "release" / "release.rego"
 
 if TYPE_CHECKING:
     from sigstore.sign import SigningContext
@@ -63,7 +69,7 @@ class Supply:
     issues_repository: str
     issues_token: str
     policy_url: str
-    """An engine without a policy: the release brings its own."""
+    """An engine with the policy of the release before: this release brings its own."""
     policy_token: str
 
 
@@ -170,6 +176,23 @@ async def _worsen(sigstore: Sigstore, scenario: Scenario) -> None:
         await sigstore.fault("rekor", "refuse")
 
 
+async def _in_force(policy: Policy) -> None:
+    """Put the policy of the release before into the engine: people are asked before P3 brings this one's.
+
+    Raises BackendError when the engine does not take it.
+    """
+    text = _POLICY_FILE.read_text(encoding="utf-8") + "\n# As the release before brought it.\n"
+    package = next(line.split()[1] for line in text.splitlines() if line.startswith("package "))
+    url = f"{policy.url}/v1/policies/{package}.{_POLICY_FILE.stem}"
+    headers = {"Authorization": f"Bearer {policy.token}", "Content-Type": "text/plain"}
+    async with (
+        aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=10)) as session,
+        session.put(url, data=text.encode(), headers=headers) as answer,
+    ):
+        if answer.status != HTTPStatus.OK:
+            raise BackendError(f"the policy engine answered {answer.status} to its first policy", where=url)
+
+
 @asynccontextmanager
 async def supplying(place: Path, scenario: Scenario, parts: Parts | None = None) -> AsyncIterator[Supply]:
     """Run the supply side on stand-ins or on other `parts`, its files below `place`.
@@ -186,6 +209,7 @@ async def supplying(place: Path, scenario: Scenario, parts: Parts | None = None)
         IssuesServer(record=place / "issues.jsonl") as issues,
         servers.policy(place, token=policy_token) as policy,
     ):
+        await _in_force(policy)
         commits = (forge.stable, forge.candidate)
         made = make_images(scenario, *commits)
         yield Supply(

@@ -205,7 +205,9 @@ def test_the_short_window_ends_in_the_second_step_by_the_plans_own_times(name: s
     assert Plan.model_validate(plan_data(name)).window_utc.end - before > timedelta(hours=3)
 
 
-async def test_the_forge_takes_issues_and_the_policy_engine_waits_for_a_policy(tmp_path: Path) -> None:
+async def test_the_forge_takes_issues_and_the_policy_engine_holds_that_of_the_release_before(
+    tmp_path: Path,
+) -> None:
     async with _supply(tmp_path, "green") as supply, aiohttp.ClientSession() as session:
         issues = f"{supply.issues_url}/repos/{supply.issues_repository}/issues"
         for token, status in ((supply.issues_token, 200), ("another", 401)):
@@ -214,7 +216,8 @@ async def test_the_forge_takes_issues_and_the_policy_engine_waits_for_a_policy(t
         asked = f"{supply.policy_url}/v1/data/cockpit/release/decision"
         bearer = {"Authorization": f"Bearer {supply.policy_token}"}
         async with session.post(asked, json={"input": {}}, headers=bearer) as answer:
-            assert (answer.status, await answer.json()) == (200, {}), "undefined: nothing is allowed yet"
+            decision = (await answer.json())["result"]
+            assert (answer.status, decision["allow"]) == (200, False), "people are decided on from the first"
         async with session.post(asked, json={"input": {}}) as answer:
             assert answer.status == 401
 
