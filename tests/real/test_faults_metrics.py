@@ -79,8 +79,8 @@ class Bench:
     ) -> AsyncIterator[Baking]:
         """Bake every step but the last, and have that one under way."""
         clock = SystemClock()
-        changes = {"interval": "0.5s", "query_deadline": "1s", "provider_grace": "30s", **canary}
-        section = plan_of(clock, canary=changes).canary
+        times = {"bake": "2s", "interval": "0.5s", "query_deadline": "1s", "provider_grace": "30s"}
+        section = plan_of(clock, canary={**times, **canary}).canary
         metrics = PrometheusMetrics(
             url or self.prometheus.url, deadline=1.0, connect_timeout=1.0, read_timeout=1.0
         )
@@ -170,8 +170,8 @@ async def scraped(url: str) -> None:
     try:
         async with asyncio.timeout(_DEADLINE):
             while True:
-                answer = await metrics.query("min(count_over_time(gateway_requests_total[4s]))")
-                if answer.samples and answer.samples[0].value >= 0.8 * 4 / SCRAPE:
+                answer = await metrics.query("min(count_over_time(gateway_requests_total[2s]))")
+                if answer.samples and answer.samples[0].value >= 0.75 * 2 / SCRAPE:
                     return
                 await asyncio.sleep(0.1)
     finally:
@@ -225,7 +225,7 @@ async def test_a_prometheus_that_has_seen_nothing_for_a_whole_window_is_no_canar
         baking.going.cancel()
         await bench.prometheus.kill()
         async with asyncio.timeout(_DEADLINE):
-            while sum(one.outcome == "provider_error" for one in await baking.looks()) < 12:
+            while sum(one.outcome == "provider_error" for one in await baking.looks()) < 8:
                 await baking.bake.look_for_breach()
                 await asyncio.sleep(0.5)
             await bench.prometheus.start()
