@@ -109,10 +109,25 @@ async def test_what_is_read_is_what_is_there(cluster: KubeCluster) -> None:
     assert refused.value.status == 404
 
 
+async def settled(kube: KubernetesCluster) -> Obj:
+    """Return the Deployment `web` once its controller has said all it has to say of it."""
+    read: Obj = {}
+
+    async def still() -> bool:
+        before = read.get("metadata", {}).get("resourceVersion")
+        await asyncio.sleep(0.2)
+        read.update(await kube.get(DEPLOYMENT, "web"))
+        told = (read.get("status") or {}).get("observedGeneration") == read["metadata"]["generation"]
+        return bool(told and version_of(read) == before)
+
+    await until(still)
+    return read
+
+
 async def test_replicas_change_only_from_the_version_read(cluster: KubeCluster) -> None:
     (await cluster.call("POST", DEPLOYMENTS, deployment(replicas=0))).ok()
     async with connected(cluster) as kube:
-        read = await kube.get(DEPLOYMENT, "web")
+        read = await settled(kube)
         body = {"spec": {"replicas": 2}}
         scaled = await kube.patch(DEPLOYMENT, "web", body, resource_version=version_of(read))
         assert (scaled["spec"]["replicas"], scaled["metadata"]["generation"]) == (2, 2)
@@ -352,7 +367,7 @@ async def test_what_admission_denies_is_refused_in_its_words(cluster: KubeCluste
     else:
         await forbid_more_than_five(cluster, words)
     async with connected(cluster) as kube:
-        read = await kube.get(DEPLOYMENT, "web")
+        read = await settled(kube)
         with pytest.raises(BackendRefused, match=words) as refused:
             await kube.patch(DEPLOYMENT, "web", {"spec": {"replicas": 6}}, resource_version=version_of(read))
         assert refused.value.status == 422

@@ -29,8 +29,13 @@ async def events(cluster: KubeCluster, path: str = CONFIG_MAPS, **query: str) ->
     headers = {"Authorization": f"Bearer {cluster.admin}"}
     async with cluster.http.get(url, params={"watch": "true", **query}, headers=headers) as answer:
         assert answer.status == 200
-        async for line in answer.content:
-            yield json.loads(line)
+        try:
+            async for line in answer.content:
+                yield json.loads(line)
+        finally:
+            # A watch that is left early: without this its TLS connection outlives the test.
+            if answer.connection is not None and answer.connection.transport is not None:
+                answer.connection.transport.abort()
 
 
 def told(event: Obj) -> tuple[str, str]:
