@@ -6,6 +6,8 @@ BIN := $(VENV)/bin
 UV := .bootstrap/bin/uv
 REAL ?= 0
 IN_NAMESPACE := $(BIN)/python -m cockpit.rehearsal.real.namespace
+# What fails is run once more, alone: tests, servers and rehearsals share the machine's cores. Both runs are shown.
+tested = $(1) $(2) -m $(3) tests || { echo "== what failed, once more and alone =="; $(1) -p no:xdist -m $(3) --last-failed --last-failed-no-failures=none tests; }
 STAMP := $(VENV)/.stamp
 DEV_STAMP := $(VENV)/.stamp-dev
 
@@ -42,14 +44,15 @@ lint: dev
 	@$(BIN)/lint-imports
 
 test: lint
-	@$(BIN)/pytest -n 2 -m "not e2e and not tmux and not real and not long" tests
+	@$(call tested,$(BIN)/pytest,-n 2,"not e2e and not tmux and not real and not long")
 	@$(MAKE) --no-print-directory test-real
-	@$(BIN)/pytest -p no:xdist -m "(e2e or tmux) and not real and not long" tests
+	@$(call tested,$(BIN)/pytest,-p no:xdist,"(e2e or tmux) and not real and not long")
 
 # On the real servers. What is not there is skipped and named; with REAL=1 it is brought, or the tests fail.
 test-real: dev
 	@if [ "$(REAL)" = 1 ]; then $(MAKE) --no-print-directory backends; fi
-	@if $(IN_NAMESPACE) true; then $(IN_NAMESPACE) $(BIN)/pytest -p no:xdist -m "real and not long" tests; \
+	@if $(IN_NAMESPACE) true; then \
+		$(call tested,$(IN_NAMESPACE) $(BIN)/pytest,-p no:xdist,"real and not long"); \
 	elif [ "$(REAL)" = 1 ]; then exit 1; else echo "skipped: every test on real servers, for want of a network namespace"; fi
 
 test-fast: dev
