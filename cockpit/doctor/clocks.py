@@ -23,7 +23,7 @@ FAILS_BEYOND_S, WARNS_BEYOND_S = 5.0, 1.0
 _LOOKS, _APART_S = 4, 0.27
 """Requests spread over a second: whole seconds then tell more than each by itself."""
 
-_TODO = (
+_ADVICE = (
     "set both clocks by NTP, that machine's and this one's; where every back end differs alike, it is this "
     "machine's"
 )
@@ -86,10 +86,10 @@ class ServerClock:
         said = f"{offset * 1000:+.0f} ± {doubt * 1000:.0f} ms"
         facts = {"offset_ms": round(offset * 1000, 1), "uncertainty_ms": round(doubt * 1000, 1)}
         if self._torn:
-            return fail(f"its answers contradict each other: {said}", _TODO, **facts)
+            return fail(f"its answers contradict each other: {said}", _ADVICE, **facts)
         nearest = 0.0 if self._low <= 0 <= self._high else min(abs(self._low), abs(self._high))
         if nearest > FAILS_BEYOND_S:
-            return fail(f"{said}: more than {FAILS_BEYOND_S:g} s from ours", _TODO, **facts)
+            return fail(f"{said}: more than {FAILS_BEYOND_S:g} s from ours", _ADVICE, **facts)
         if max(abs(self._low), abs(self._high)) > FAILS_BEYOND_S:
             return warn(
                 f"{said}: it cannot be told whether that is within {FAILS_BEYOND_S:g} s",
@@ -97,7 +97,7 @@ class ServerClock:
                 **facts,
             )
         if nearest > WARNS_BEYOND_S:
-            return warn(f"{said}: more than {WARNS_BEYOND_S:g} s from ours", _TODO, **facts)
+            return warn(f"{said}: more than {WARNS_BEYOND_S:g} s from ours", _ADVICE, **facts)
         return ok(said, **facts)
 
 
@@ -136,4 +136,4 @@ def clock_probe(
             found, found=f"{found.found}; {rtt:g} ms there and back", facts={**found.facts, "rtt_ms": rtt}
         )
 
-    return Probe(part, check, target, make, _TODO, needs, quiet=True)
+    return Probe(part, check, target, make, _ADVICE, needs, quiet=True)

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from typing import Any
 
 import aiohttp
 
 from cockpit.rehearsal.app.mirror import Mirror, Object
-from cockpit.rehearsal.kube.gateway import CONTROLLER_NAME
+from cockpit.rehearsal.kube.gateway import CONTROLLER_NAME, condition, gateway_status
 from cockpit.rehearsal.kube.values import conditions_with
 
 _log = logging.getLogger("rehearsal.gateway")
@@ -46,7 +45,7 @@ class RouteStatus:
         """Write every status that is not as it should be; False means: not now, try again."""
         if not all(mirror.synced.is_set() for mirror in (self._gateways, self._routes, self._services)):
             return True  # each of them wakes us once it is
-        wanted = [("gateways", one, _gateway_status(one)) for one in self._gateways.objects.values()]
+        wanted = [("gateways", one, gateway_status(one)) for one in self._gateways.objects.values()]
         wanted += [("httproutes", one, self._route_status(one)) for one in self._routes.objects.values()]
         done = [await self._write(*one) for one in wanted if one[2] != _known(one[1], one[2])]
         return all(done)
@@ -81,7 +80,7 @@ class RouteStatus:
                 continue
             conditions: list[Object] = list(before.get(reference["name"]) or [])
             for kind, found in (("Accepted", ("True", "Accepted", "")), ("ResolvedRefs", resolved)):
-                conditions = conditions_with(conditions, _condition(route, kind, *found))
+                conditions = conditions_with(conditions, condition(route, kind, *found))
             parents.append(
                 {"parentRef": reference, "controllerName": CONTROLLER_NAME, "conditions": conditions}
             )
@@ -93,23 +92,6 @@ class RouteStatus:
                 if backend["name"] not in self._services.objects:
                     return f"Service {backend['name']} not found"
         return ""
-
-
-def _condition(obj: Object, kind: str, status: str, reason: str, message: str = "") -> Object:
-    return {
-        "type": kind,
-        "status": status,
-        "reason": reason,
-        "message": message,
-        "observedGeneration": obj["metadata"]["generation"],
-    }
-
-
-def _gateway_status(gateway: Object) -> Object:
-    conditions: list[Any] = list((gateway.get("status") or {}).get("conditions") or [])
-    for kind in ("Accepted", "Programmed"):
-        conditions = conditions_with(conditions, _condition(gateway, kind, "True", kind))
-    return {"addresses": [{"type": "IPAddress", "value": "127.0.0.1"}], "conditions": conditions}
 
 
 def _known(obj: Object, wanted: Object) -> Object:

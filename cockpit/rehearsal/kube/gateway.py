@@ -43,7 +43,7 @@ class GatewayController:
         obj = self._registry.store.get(resource, namespace, name)
         if obj is None:
             return
-        status = self._route_status(obj) if resource is HTTP_ROUTES else _gateway_status(obj)
+        status = self._route_status(obj) if resource is HTTP_ROUTES else gateway_status(obj)
         if status != obj.get("status"):
             version = obj["metadata"]["resourceVersion"]
             body = {"metadata": {"name": name, "resourceVersion": version}, "status": status}
@@ -68,7 +68,7 @@ class GatewayController:
                 ("Accepted", ("True", "Accepted", "")),
                 ("ResolvedRefs", resolved),
             ):
-                conditions = conditions_with(conditions, _condition(route, kind, state, reason, text))
+                conditions = conditions_with(conditions, condition(route, kind, state, reason, text))
             parents.append(
                 {"parentRef": reference, "controllerName": CONTROLLER_NAME, "conditions": conditions}
             )
@@ -85,7 +85,8 @@ class GatewayController:
         return ""
 
 
-def _condition(obj: Obj, kind: str, status: str, reason: str, message: str = "") -> Obj:
+def condition(obj: Obj, kind: str, status: str, reason: str, message: str = "") -> Obj:
+    """Return a condition of an object as a controller sees it now."""
     return {
         "type": kind,
         "status": status,
@@ -95,8 +96,9 @@ def _condition(obj: Obj, kind: str, status: str, reason: str, message: str = "")
     }
 
 
-def _gateway_status(gateway: Obj) -> Obj:
+def gateway_status(gateway: Obj) -> Obj:
+    """Return the status of a Gateway that is served on loopback."""
     conditions = list((gateway.get("status") or {}).get("conditions") or [])
     for kind in ("Accepted", "Programmed"):
-        conditions = conditions_with(conditions, _condition(gateway, kind, "True", kind))
+        conditions = conditions_with(conditions, condition(gateway, kind, "True", kind))
     return {"addresses": [{"type": "IPAddress", "value": "127.0.0.1"}], "conditions": conditions}

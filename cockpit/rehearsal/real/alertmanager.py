@@ -11,7 +11,7 @@ from typing import Any
 
 from cockpit.base.errors import UsageError
 from cockpit.rehearsal.real.binaries import binary
-from cockpit.rehearsal.real.servers import Running, Servers, free_ports
+from cockpit.rehearsal.real.servers import Restartable, Servers, free_ports
 
 _READY_SECONDS = 30.0
 _SHARE = Path("/usr/share")
@@ -20,26 +20,18 @@ _OVER = 'mount --bind "$0" "$1" && shift && exec "$@"'
 _NOBODY: Mapping[str, Any] = {"route": {"receiver": "nobody"}, "receivers": [{"name": "nobody"}]}
 
 
-class RealAlertmanager:
+class RealAlertmanager(Restartable):
     """An Alertmanager on loopback; `url` stays the same over restarts, and so do its silences.
 
     Alerts are in its memory only: after a restart it knows those that are sent again.
     """
 
     def __init__(self, servers: Servers, name: str, config: Mapping[str, Any], port: int) -> None:
+        super().__init__(name)
         self.url = f"http://127.0.0.1:{port}"
         self._servers = servers
-        self._name = name
         self._config = config
         self._address = f"127.0.0.1:{port}"
-        self._running: Running | None = None
-
-    @property
-    def running(self) -> Running:
-        """Return the process; raises UsageError before the start."""
-        if self._running is None:
-            raise UsageError(f"{self._name} has not been started")
-        return self._running
 
     async def start(self) -> None:
         """Write the configuration, start the process and wait until it is ready; raises BackendError."""
@@ -62,27 +54,6 @@ class RealAlertmanager:
             ready=f"{self.url}/-/ready",
             within=_READY_SECONDS,
         )
-
-    async def restart(self) -> None:
-        """End it, if it still runs, and start it again at the same port."""
-        await self.running.stop()
-        await self.start()
-
-    def suspend(self) -> None:
-        """Freeze it: connections are taken, and nobody answers."""
-        self.running.suspend()
-
-    def resume(self) -> None:
-        """Let it go on."""
-        self.running.resume()
-
-    async def stop(self) -> None:
-        """End it in good order."""
-        await self.running.stop()
-
-    async def kill(self) -> None:
-        """End it at once."""
-        await self.running.kill()
 
 
 def _templates(folder: Path) -> list[str | Path]:

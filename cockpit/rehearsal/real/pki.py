@@ -12,6 +12,8 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
+from cockpit.rehearsal.sigstore.ca import usage
+
 _LASTS = timedelta(days=2)
 _BACKDATE = timedelta(minutes=5)
 
@@ -62,7 +64,7 @@ def serving(folder: Path, name: str, *names: str) -> Served:
     root = (
         _begin(issuer, issuer, authority, authority)
         .add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
-        .add_extension(_usage(signs=False), critical=True)
+        .add_extension(usage(signs=False), critical=True)
         .sign(authority, hashes.SHA256())
     )
     key = new_key(folder / f"{name}.key")
@@ -70,7 +72,7 @@ def serving(folder: Path, name: str, *names: str) -> Served:
     leaf = (
         _begin(_name(name), issuer, key, authority)
         .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
-        .add_extension(_usage(signs=True), critical=True)
+        .add_extension(usage(signs=True), critical=True)
         .add_extension(x509.ExtendedKeyUsage([ExtendedKeyUsageOID.SERVER_AUTH]), critical=False)
         .add_extension(
             x509.SubjectAlternativeName([*hosts, *(x509.DNSName(one) for one in names)]), critical=False
@@ -105,18 +107,4 @@ def _begin(
         .not_valid_after(now + _LASTS)
         .add_extension(x509.SubjectKeyIdentifier.from_public_key(key.public_key()), critical=False)
         .add_extension(authority, critical=False)
-    )
-
-
-def _usage(*, signs: bool) -> x509.KeyUsage:
-    return x509.KeyUsage(
-        digital_signature=signs,
-        content_commitment=False,
-        key_encipherment=False,
-        data_encipherment=False,
-        key_agreement=False,
-        key_cert_sign=not signs,
-        crl_sign=not signs,
-        encipher_only=False,
-        decipher_only=False,
     )

@@ -13,12 +13,12 @@ from urllib.parse import urlsplit
 
 import aiohttp
 
-from cockpit.base.errors import BackendError, UsageError
+from cockpit.base.errors import BackendError
 from cockpit.rehearsal.prometheus.rules import RecordingRule, Rule
 from cockpit.rehearsal.prometheus.targets import TargetGroup
 from cockpit.rehearsal.real.binaries import binary
 from cockpit.rehearsal.real.openmetrics import Points, openmetrics
-from cockpit.rehearsal.real.servers import Running, Servers, free_ports
+from cockpit.rehearsal.real.servers import Restartable, Servers, free_ports
 
 _RETENTION = "100y"  # a backfilled past may be of any age
 _BACKFILL_SECONDS = 120.0
@@ -48,28 +48,20 @@ class Options:
     remote_reads: tuple[str, ...] = ()
 
 
-class RealPrometheus:
+class RealPrometheus(Restartable):
     """A Prometheus on loopback; `url` stays the same over restarts, and so do its samples.
 
     Its discovery takes up to five seconds to tell of new targets, whatever interval is asked for.
     """
 
     def __init__(self, servers: Servers, name: str, options: Options, storage: Path, port: int) -> None:
+        super().__init__(name)
         self.url = f"http://127.0.0.1:{port}"
         self.storage = storage
         self._servers = servers
-        self._name = name
         self._options = options
         self._folder = servers.folder / name
         self._address = f"127.0.0.1:{port}"
-        self._running: Running | None = None
-
-    @property
-    def running(self) -> Running:
-        """Return the process; raises UsageError before the start."""
-        if self._running is None:
-            raise UsageError(f"{self._name} has not been started")
-        return self._running
 
     async def start(self) -> None:
         """Write the configuration, start the process and wait until it is ready; raises BackendError."""
@@ -130,32 +122,11 @@ class RealPrometheus:
             raise BackendError(f"{self._name} was not reloaded: {said[:500]}", where=self.url)
         self._options = options
 
-    async def restart(self) -> None:
-        """End it, if it still runs, and start it again: same port, same samples."""
-        await self.running.stop()
-        await self.start()
-
     async def backfill(self, series: Iterable[tuple[Mapping[str, str], Points]]) -> None:
         """Put samples of the past into it, and start it again so that it sees them; raises BackendError."""
         await self.running.stop()
         await backfill(self.storage, series)
         await self.start()
-
-    def suspend(self) -> None:
-        """Freeze it: connections are taken, and nobody answers."""
-        self.running.suspend()
-
-    def resume(self) -> None:
-        """Let it go on."""
-        self.running.resume()
-
-    async def stop(self) -> None:
-        """End it in good order."""
-        await self.running.stop()
-
-    async def kill(self) -> None:
-        """End it at once."""
-        await self.running.kill()
 
 
 @asynccontextmanager

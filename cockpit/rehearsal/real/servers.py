@@ -158,6 +158,46 @@ class Servers:
         return running
 
 
+class Restartable:
+    """A server that can be ended and started again at the same address; its kind says how it starts."""
+
+    def __init__(self, name: str) -> None:
+        self._name = name
+        self._running: Running | None = None
+
+    @property
+    def running(self) -> Running:
+        """Return the process; raises UsageError before the start."""
+        if self._running is None:
+            raise UsageError(f"{self._name} has not been started")
+        return self._running
+
+    async def start(self) -> None:
+        """Start the process and wait until it is ready; raises BackendError."""
+        raise NotImplementedError
+
+    async def restart(self) -> None:
+        """End it, if it still runs, and start it again at the same address."""
+        await self.running.stop()
+        await self.start()
+
+    def suspend(self) -> None:
+        """Freeze it: connections are taken, and nobody answers."""
+        self.running.suspend()
+
+    def resume(self) -> None:
+        """Let it go on."""
+        self.running.resume()
+
+    async def stop(self) -> None:
+        """End it in good order."""
+        await self.running.stop()
+
+    async def kill(self) -> None:
+        """End it at once."""
+        await self.running.kill()
+
+
 def _answers(url: str, ca: Path | None) -> Probe:
     async def probe() -> bool:
         try:
