@@ -101,7 +101,11 @@ PARTS: tuple[Part, ...] = (
     Go("timestamp-server", "timestamp", "github.com/sigstore/timestamp-authority/v2/cmd/timestamp-server"),
     Go("ctlog", "ctlog", "."),
 )
-LONG: tuple[Part, ...] = (Go("cosign", "cosign", "github.com/sigstore/cosign/v3/cmd/cosign"),)
+LONG: tuple[Part, ...] = (
+    Go("helm", "helm", "helm.sh/helm/v3/cmd/helm"),
+    Go("cosign", "cosign", "github.com/sigstore/cosign/v3/cmd/cosign"),
+    Go("k6", "k6", "go.k6.io/k6"),
+)
 """What only the long tier uses."""
 
 
