@@ -105,6 +105,13 @@ LONG: tuple[Part, ...] = (
     Go("helm", "helm", "helm.sh/helm/v3/cmd/helm"),
     Go("cosign", "cosign", "github.com/sigstore/cosign/v3/cmd/cosign"),
     Go("k6", "k6", "go.k6.io/k6"),
+    Files(
+        "argo-rollouts",
+        "argo-rollouts",
+        "github.com/argoproj/argo-rollouts",
+        ("manifests/crds/*-crd.yaml", "manifests/role/argo-rollouts-clusterrole.yaml"),
+    ),
+    Go("argo-rollouts", "argo-rollouts", "github.com/argoproj/argo-rollouts/cmd/rollouts-controller"),
 )
 """What only the long tier uses."""
 
