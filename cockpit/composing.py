@@ -35,7 +35,7 @@ from cockpit.conductor.promotion_requests import PromotionRequests
 from cockpit.conductor.recorder import Recorder
 from cockpit.conductor.soak import Soak
 from cockpit.conductor.stages import Stages
-from cockpit.conductor.step_up import SecretReader, StepUpDesk
+from cockpit.conductor.step_up import SecretReader, StepUpDesk, TokenChecker
 from cockpit.conductor.timetable import Timetable
 from cockpit.conductor.tools import BakeClock, Handover, Reverify
 from cockpit.conductor.watches import operator_lost, window_end
@@ -229,13 +229,21 @@ def _desks(core: Core, policy: ActPolicy, *, unattended: bool) -> Desks | None:
         plan, core.loaded.sha256, recorder, clock, checker, policy=policy, unattended=unattended
     )
     glass = BreakGlassDesk(plan, core.loaded.sha256, recorder, checker, approvals, policy)
+    secrets = _secrets(core.loaded.base, core.redactor)
+    step_up = StepUpDesk(registry, recorder, clock, secrets, checker_of_logins(registry, clock))
+    return Desks(approvals, glass, step_up, recorder, clock)
+
+
+def checker_of_logins(registry: Registry, clock: Clock) -> TokenChecker:
+    """Return what checks that a person of the plan has just logged in, each login once."""
     logins = IdTokenChecker(clock=clock)
 
-    async def proven(token: str, person: Person) -> str:
-        return await logins.check(token, registry.issuer_of(person), person.identity)
+    async def check(token: str, person: Person) -> str:
+        return await logins.check(
+            token, registry.issuer_of(person), person.identity, broker=registry.login_of(person)
+        )
 
-    step_up = StepUpDesk(registry, recorder, clock, _secrets(core.loaded.base, core.redactor), proven)
-    return Desks(approvals, glass, step_up, recorder, clock)
+    return check
 
 
 def _secrets(base: Path, redactor: Redactor) -> SecretReader:

@@ -64,7 +64,7 @@ class Signer:
         if token := os.environ.get(ID_TOKEN, "").strip():
             return token
         if self.arguments.device:
-            flow = DeviceFlow(self.registry.issuer_of(self.person), clock=SystemClock())
+            flow = DeviceFlow(self.registry.login_of(self.person), clock=SystemClock())
             return await flow.token(_show, deadline=_LOGIN_WITHIN)
         signing, base = self.loaded.plan.targets.signing, self.loaded.base
         url = self.arguments.token_url or os.environ.get(TOKEN_URL, "") or signing.token_url

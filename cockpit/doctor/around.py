@@ -58,7 +58,11 @@ class AroundPart:
             todo = f"check the url of the webhook {hook.name}, and that its receiver runs"
             yield Probe("webhook", hook.name, _host(hook.url), partial(self._listens, hook.url), todo)
         todo = "check `oidc_issuer`: it must serve its discovery document over https"
-        yield Probe("issuer", "discovery", plan.oidc_issuer, self._issuer, todo)
+        yield Probe("issuer", "discovery", plan.oidc_issuer, partial(self._issuer, plan.oidc_issuer), todo)
+        if plan.approvals is not None and plan.approvals.login:
+            todo = "check `approvals.login`: people log in there, and its keys tell whether they have"
+            login = plan.approvals.login
+            yield Probe("issuer", "login", login, partial(self._issuer, login), todo)
         yield Probe("scim", "reachable", plan.scim_baseurl, self._scim, "")
         for agent, external in plan.external.items():
             todo = f"check `external.{agent}`: its command must be there, or its url be served"
@@ -200,8 +204,7 @@ class AroundPart:
             return unused(f"it is behind the proxy {_host(proxy)}: nothing shows unless something is posted")
         return connected(await reach(url, deadline=_DEADLINE), self._clock.now())
 
-    async def _issuer(self) -> Finding:
-        issuer = self._plan.oidc_issuer
+    async def _issuer(self, issuer: str) -> Finding:
         url = f"{issuer.rstrip('/')}/.well-known/openid-configuration"
         answer = await self._reader.get(url)
         if answer.status != 200 or f'"{issuer}"'.encode() not in answer.body.replace(b"\\/", b"/"):

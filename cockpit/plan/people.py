@@ -90,6 +90,12 @@ class Approvals(Strict):
     rules: Annotated[tuple[ApprovalRule, ...], Field(min_length=1)]
     break_glass: BreakGlass | None = None
     auto_wait: Seconds = 0.0
+    login: Annotated[str, Field(pattern=r"^(https?://[^\s]+)?$", max_length=500)] = ""
+    """The OIDC issuer people log in at, where that is a broker (Dex, say) before whoever vouches for them.
+
+    Its tokens name the one behind it in `federated_claims.connector_id`, as certificates do. Empty: people
+    log in at the issuer that vouches for them.
+    """
 
     @model_validator(mode="after")
     def _reachable(self) -> Approvals:

@@ -23,6 +23,10 @@ class Registry:
         """Return who vouches for a person."""
         return person.issuer or self._issuer
 
+    def login_of(self, person: Person) -> str:
+        """Return where a person logs in: at the plan's broker, else at who vouches for them."""
+        return self._approvals.login or self.issuer_of(person)
+
     def with_identity(self, identities: Iterable[str]) -> tuple[Person, ...]:
         """Return the people whose identity is one of a certificate's names."""
         names = set(identities)

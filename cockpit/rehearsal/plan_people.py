@@ -44,8 +44,8 @@ APPROVERS = {"promote": (PLATFORM, SECURITY), "flip": (PRODUCT,), "break-glass":
 OVERRIDABLE = ("policy_ci", "hardening")
 
 
-def approvals() -> Data:
-    """Return the plan's people and rules."""
+def approvals(login: str = "") -> Data:
+    """Return the plan's people and rules; `login` is the broker they log in at, where there is one."""
     return {
         "people": [
             {
@@ -78,4 +78,5 @@ def approvals() -> Data:
         "break_glass": {"overridable": list(OVERRIDABLE), "expires": "1h", "second_person": True},
         # Nobody sits at a rehearsal's screen: the run waits this long for those who are asked elsewhere.
         "auto_wait": "2m",
+        **({"login": login} if login else {}),
     }

@@ -90,6 +90,8 @@ class Endpoints:
     """Who signed the API server's certificate; empty where it speaks plain HTTP."""
     profile: str = "embedded"
     """The trust profile of what signs."""
+    login: str = ""
+    """The broker people log in at; empty where that is the issuer itself."""
     real: Mapping[str, str] = field(default_factory=dict)
     """The servers that are the real ones, and their versions; what is not named is a stand-in."""
     webhooks: Mapping[str, str] = field(default_factory=dict)
@@ -180,7 +182,7 @@ def build(
         "exceptions": [],
     }
     if scenario.people is not None:
-        plan["approvals"] = approvals()
+        plan["approvals"] = approvals(endpoints.login)
         plan["waivers"] = [entry for entry in plan["waivers"] if entry["what"] != "approvals"]
         plan["on_operator_lost"] = "continue"
         plan["on_crash"] = "continue"

@@ -53,6 +53,8 @@ class Supply:
     trust: ImageTrust
     registry_url: str
     issuer: str
+    login: str
+    """Where people log in, when that is not the issuer itself; else empty."""
     token_url: str
     token_secret: str
     person_secret: Callable[[str], str]
@@ -219,6 +221,7 @@ async def supplying(place: Path, scenario: Scenario, parts: Parts | None = None)
             trust=ImageTrust(BUILD_IDENTITY, sigstore.issuer, BUILDER, SOURCE),
             registry_url=registry.url,
             issuer=sigstore.issuer,
+            login=sigstore.login if sigstore.login != sigstore.issuer else "",
             token_url=sigstore.token_url,
             token_secret=sigstore.token_secret,
             person_secret=sigstore.enrol,

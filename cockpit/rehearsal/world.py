@@ -139,6 +139,7 @@ def _write(
         token_url=supply.token_url,
         token_secret=f"file:{_SIGNING}",
         issuer=supply.issuer,
+        login=supply.login,
         trust_config="world/trust_config.json",
         repository=str(supply.repository.relative_to(folder)),
         from_ref=supply.from_ref,

@@ -16,6 +16,7 @@ import pytest_asyncio
 
 from cockpit.base.clock import VirtualClock, iso
 from cockpit.base.tasks import alongside
+from cockpit.composing import checker_of_logins
 from cockpit.conductor.acts import PolicyOnPeople
 from cockpit.conductor.approvals import FOLDER, ApprovalDesk, Grant
 from cockpit.conductor.breakglass import BreakGlassDesk
@@ -48,6 +49,7 @@ from cockpit.journal.state_people import RequestView
 from cockpit.plan.model import Plan
 from cockpit.plan.registry import Registry
 from cockpit.rehearsal.sigstore import SigstoreServer
+from cockpit.rehearsal.sigstore.interface import Sigstore
 from cockpit.rpc.approval import ApprovalRequest, GlassPredicate, glass_statement
 from tests.conductor.support import (
     RUN_ID,
@@ -93,7 +95,7 @@ class Room:
     desks: Desks
     recorder: Recorder
     clock: MovedClock
-    server: SigstoreServer
+    server: Sigstore
 
     @property
     def approvals(self) -> ApprovalDesk:
@@ -174,7 +176,7 @@ def desks_of(
     plan: Plan,
     recorder: Recorder,
     clock: MovedClock,
-    server: SigstoreServer,
+    server: Sigstore,
     *,
     unattended: bool = False,
     policy: PolicyOnPeople | None = None,
@@ -187,7 +189,7 @@ def desks_of(
     return Desks(
         desk,
         BreakGlassDesk(plan, PLAN, recorder, checker, desk, policy),
-        StepUpDesk(registry, recorder, clock, lambda reference: TOTP),
+        StepUpDesk(registry, recorder, clock, lambda reference: TOTP, checker_of_logins(registry, clock)),
         recorder,
         clock,
     )
@@ -196,7 +198,7 @@ def desks_of(
 @asynccontextmanager
 async def room(
     folder: Path,
-    server: SigstoreServer,
+    server: Sigstore,
     *,
     unattended: bool = False,
     policy: PolicyOnPeople | None = None,
@@ -212,7 +214,7 @@ async def room(
         yield Room(plan, desks, recorder, clock, server)
 
 
-def keep_root(folder: Path, server: SigstoreServer) -> None:
+def keep_root(folder: Path, server: Sigstore) -> None:
     folder.mkdir(exist_ok=True)
     (folder / "trusted_root.json").write_text(server.trusted_root())
 

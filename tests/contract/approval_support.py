@@ -10,7 +10,7 @@ from cockpit.backends.signing import SigstoreSigning
 from cockpit.base.clock import iso
 from cockpit.plan.people import Approvals
 from cockpit.plan.registry import Registry
-from cockpit.rehearsal.sigstore import SigstoreServer
+from cockpit.rehearsal.sigstore.interface import Sigstore
 from cockpit.rpc.approval import ApprovalRequest, digest_of, statement_for
 
 PLAN = "ab" * 32
@@ -36,7 +36,7 @@ def approvals(**changes: Any) -> Approvals:
     )
 
 
-def registry(server: SigstoreServer, **changes: Any) -> Registry:
+def registry(server: Sigstore, **changes: Any) -> Registry:
     """Return the people, vouched for by the stand-in's issuer."""
     return Registry(approvals(**changes), server.issuer)
 
@@ -66,7 +66,7 @@ def request(*, now: datetime | None = None, lasts: float = 3600.0, **changes: An
     )
 
 
-def signer(server: SigstoreServer, identity: str) -> SigstoreSigning:
+def signer(server: Sigstore, identity: str) -> SigstoreSigning:
     """Return a client that signs as somebody."""
 
     async def token() -> str:
@@ -75,13 +75,13 @@ def signer(server: SigstoreServer, identity: str) -> SigstoreSigning:
     return SigstoreSigning(server.trust_config(), token=token, identity=identity, issuer=server.issuer)
 
 
-async def sign(server: SigstoreServer, identity: str, statement: Mapping[str, Any]) -> bytes:
+async def sign(server: Sigstore, identity: str, statement: Mapping[str, Any]) -> bytes:
     """Return the bundle of a statement signed as somebody."""
     return (await signer(server, identity).sign_statement(statement, deadline=20)).bundle_json
 
 
 async def approve(
-    server: SigstoreServer,
+    server: Sigstore,
     asked: ApprovalRequest,
     who: str = "ann",
     *,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import time
 from collections.abc import AsyncIterator
 from datetime import timedelta
 
@@ -19,6 +20,8 @@ from cockpit.base.clock import SystemClock
 from cockpit.base.errors import BackendError, BackendGarbage, BackendRefused, BackendUnreachable, UsageError
 from cockpit.rehearsal.sigstore import SigstoreServer
 from cockpit.rehearsal.sigstore.device import DeviceGrants
+from cockpit.rehearsal.sigstore.oidc import BROKER
+from cockpit.rehearsal.sigstore.tokens import TokenService
 from tests.conductor.support import FastClock
 
 pytestmark = pytest.mark.contract
@@ -220,6 +223,59 @@ async def test_an_issuer_is_asked_over_https_only(issuer: str) -> None:
 
 
 # -- what a login proves ------------------------------------------------------------------------------
+
+
+@pytest_asyncio.fixture
+async def broker() -> AsyncIterator[TokenService]:
+    """An issuer with a broker for people before it: what Fulcio needs, without Fulcio."""
+    service = TokenService(device=DeviceGrants(interval=0.05), brokered=True)
+    await service.start()
+    try:
+        yield service
+    finally:
+        await service.stop()
+
+
+async def test_a_login_at_a_broker_holds_for_whom_it_stands_before(broker: TokenService) -> None:
+    issuer, login = broker.issuer.url, broker.issuer.url + BROKER
+    token = broker.token(WHO)
+    assert jwt.decode(token, options={"verify_signature": False})["iss"] == login
+
+    async def check(one: str, issuer: str, identity: str = WHO, at: str = login) -> str:
+        return await IdTokenChecker(clock=SystemClock()).check(one, issuer, identity, broker=at)
+
+    assert await check(token, issuer) == ""
+    assert await check(token, login) == ""  # certificates may name the broker itself
+    assert "does not hold" in await check(token, issuer, at="")
+    assert "was not at https://other.example" in await check(token, "https://other.example")
+    assert "somebody else" in await check(token, issuer, "bob@example.org")
+    # Where people are let in by another issuer of theirs, its own tokens go on counting.
+    direct = broker.token("a job")
+    assert await check(direct, issuer, "a job") == ""
+    async with SigstoreServer() as forger:
+        assert await check(forger.token(WHO), issuer)
+
+
+async def test_a_broker_knows_people_by_their_address_alone(broker: TokenService) -> None:
+    key = broker.issuer.key
+    now = int(time.time())
+    claims = {
+        "iss": broker.issuer.url + BROKER, "aud": "sigstore", "iat": now, "exp": now + 60,
+        "federated_claims": {"connector_id": broker.issuer.url},
+    }  # fmt: skip
+
+    async def check(**more: object) -> str:
+        token = jwt.encode({**claims, **more}, key, "ES256", headers={"kid": "rehearsal-1"})
+        checker = IdTokenChecker(clock=SystemClock())
+        return await checker.check(token, broker.issuer.url, WHO, broker=broker.issuer.url + BROKER)
+
+    assert await check(sub="x", email=WHO, email_verified=True) == ""
+    assert "somebody else" in await check(sub=WHO)
+    assert "somebody else" in await check(sub=WHO, email=WHO, email_verified=False)
+    verified = {"sub": "x", "email": WHO, "email_verified": True}
+    odd: object
+    for odd in ({}, [], "x", {"connector_id": [broker.issuer.url]}):
+        assert "was not at" in await check(**verified, federated_claims=odd)
 
 
 async def test_a_fresh_login_holds_once(server: SigstoreServer) -> None:

@@ -33,6 +33,11 @@ class ThreadedSigstore:
         return self._running.issuer
 
     @property
+    def login(self) -> str:
+        """Where people log in."""
+        return self._running.login
+
+    @property
     def token_url(self) -> str:
         """Where tokens are asked for."""
         return self._running.token_url

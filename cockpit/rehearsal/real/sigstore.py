@@ -102,6 +102,11 @@ class RealSigstore:
         return self._tokens.issuer.url
 
     @property
+    def login(self) -> str:
+        """Where people log in: at the broker, whose tokens Fulcio takes for people."""
+        return self.issuer + BROKER
+
+    @property
     def token_url(self) -> str:
         """Where tokens are asked for."""
         return self._tokens.token_url

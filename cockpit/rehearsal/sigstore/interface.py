@@ -21,6 +21,11 @@ class Sigstore(Protocol):
         ...
 
     @property
+    def login(self) -> str:
+        """The issuer at which people log in: a broker before `issuer`, or that one itself."""
+        ...
+
+    @property
     def token_url(self) -> str:
         """Where tokens are asked for."""
         ...

@@ -33,7 +33,7 @@ class Issuer:
     def __init__(self, url: str, *, brokered: bool = False) -> None:
         self.url = url
         self._brokered = brokered
-        self._key = ec.generate_private_key(ec.SECP256R1())
+        self.key = ec.generate_private_key(ec.SECP256R1())
 
     def token(self, sub: str, *, audience: str = AUDIENCE, lifetime: timedelta = LIFETIME) -> str:
         """Return a signed token for `sub`; a negative `lifetime` gives one that has expired."""
@@ -51,14 +51,14 @@ class Issuer:
             claims |= {"email": sub, "email_verified": True}
             if self._brokered and audience == AUDIENCE:
                 claims |= {"iss": self.url + BROKER, "federated_claims": {ORIGIN_CLAIM: self.url}}
-        return jwt.encode(claims, self._key, _ALGORITHM, headers={"kid": _KEY_ID})
+        return jwt.encode(claims, self.key, _ALGORITHM, headers={"kid": _KEY_ID})
 
     def subject(self, token: str, *, audience: str = AUDIENCE) -> str:
         """Return whom a token speaks for; raise TokenRefused unless signature, iss, aud and exp hold."""
         try:
             claims = jwt.decode(
                 token,
-                self._key.public_key(),
+                self.key.public_key(),
                 algorithms=[_ALGORITHM],
                 audience=audience,
                 issuer=self.url,
@@ -86,5 +86,5 @@ class Issuer:
 
     def keys(self) -> dict[str, Any]:
         """Return the JSON web key set."""
-        key = json.loads(jwt.algorithms.ECAlgorithm.to_jwk(self._key.public_key()))
+        key = json.loads(jwt.algorithms.ECAlgorithm.to_jwk(self.key.public_key()))
         return {"keys": [{**key, "kid": _KEY_ID, "alg": _ALGORITHM, "use": "sig"}]}

@@ -116,6 +116,11 @@ class SigstoreServer:
         return self._tokens.issuer.url
 
     @property
+    def login(self) -> str:
+        """Where people log in: at the issuer itself."""
+        return self.issuer
+
+    @property
     def token_url(self) -> str:
         """Where tokens are asked for."""
         return self._tokens.token_url
