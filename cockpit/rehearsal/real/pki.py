@@ -14,8 +14,13 @@ from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 from cockpit.rehearsal.sigstore.ca import usage
 
-_LASTS = timedelta(days=2)
-_BACKDATE = timedelta(minutes=5)
+
+@dataclass(frozen=True)
+class Validity:
+    """From when to when a certificate holds, seen from now."""
+
+    since: timedelta = timedelta(minutes=-5)
+    until: timedelta = timedelta(days=2)
 
 
 @dataclass(frozen=True)
@@ -56,8 +61,13 @@ def write_private(path: Path, content: bytes) -> Path:
     return path
 
 
-def serving(folder: Path, name: str, *names: str) -> Served:
-    """Make a CA and a certificate for 127.0.0.1, localhost and `names`; the CA's key is not kept."""
+def serving(
+    folder: Path, name: str, *names: str, validity: Validity = Validity(), loopback: bool = True
+) -> Served:
+    """Make a CA and a certificate for 127.0.0.1, localhost and `names`; the CA's key is not kept.
+
+    `validity` is the certificate's, not the CA's; without `loopback` it is for `names` alone.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     authority = ec.generate_private_key(ec.SECP256R1())
     issuer = _name(f"{name} CA")
@@ -68,15 +78,15 @@ def serving(folder: Path, name: str, *names: str) -> Served:
         .sign(authority, hashes.SHA256())
     )
     key = new_key(folder / f"{name}.key")
-    hosts = [x509.IPAddress(ipaddress.ip_address("127.0.0.1")), x509.DNSName("localhost")]
+    hosts: list[x509.GeneralName] = [x509.DNSName(one) for one in names]
+    if loopback:
+        hosts += [x509.IPAddress(ipaddress.ip_address("127.0.0.1")), x509.DNSName("localhost")]
     leaf = (
-        _begin(_name(name), issuer, key, authority)
+        _begin(_name(name), issuer, key, authority, validity)
         .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
         .add_extension(usage(signs=True), critical=True)
         .add_extension(x509.ExtendedKeyUsage([ExtendedKeyUsageOID.SERVER_AUTH]), critical=False)
-        .add_extension(
-            x509.SubjectAlternativeName([*hosts, *(x509.DNSName(one) for one in names)]), critical=False
-        )
+        .add_extension(x509.SubjectAlternativeName(hosts), critical=False)
         .sign(authority, hashes.SHA256())
     )
     made = Served(folder / f"{name}-ca.crt", folder / f"{name}.crt", folder / f"{name}.key")
@@ -94,6 +104,7 @@ def _begin(
     issuer: x509.Name,
     key: ec.EllipticCurvePrivateKey,
     signer: ec.EllipticCurvePrivateKey,
+    validity: Validity = Validity(),
 ) -> x509.CertificateBuilder:
     now = datetime.now(UTC)
     authority = x509.AuthorityKeyIdentifier.from_issuer_public_key(signer.public_key())
@@ -103,8 +114,8 @@ def _begin(
         .issuer_name(issuer)
         .public_key(key.public_key())
         .serial_number(x509.random_serial_number())
-        .not_valid_before(now - _BACKDATE)
-        .not_valid_after(now + _LASTS)
+        .not_valid_before(now + validity.since)
+        .not_valid_after(now + validity.until)
         .add_extension(x509.SubjectKeyIdentifier.from_public_key(key.public_key()), critical=False)
         .add_extension(authority, critical=False)
     )
