@@ -96,7 +96,7 @@ class PrometheusMetrics:
         exact = {"start": f"{start.timestamp():.3f}", "end": f"{end.timestamp():.3f}"}
         exchange = await self._fetch(
             lambda library: library.custom_query_range(
-                query, start, end, f"{step:g}", params=exact, timeout=self._timeouts
+                query, start, end, f"{step:.3f}", params=exact, timeout=self._timeouts
             ),
             deadline,
         )

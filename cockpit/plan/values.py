@@ -11,6 +11,8 @@ from typing import Annotated, Any
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, model_validator
 
 _UNITS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
+_SHORTEST = 0.001
+"""Seconds: what Prometheus, and whoever else is told of it, counts in."""
 _DURATION = re.compile(r"(\d+(?:\.\d+)?)(ms|s|m|h|d)")
 
 
@@ -32,6 +34,8 @@ def parse_duration(value: object) -> float:
 def _positive(seconds: float) -> float:
     if seconds <= 0:
         raise ValueError("must be longer than nothing")
+    if seconds < _SHORTEST:
+        raise ValueError("must be a millisecond at least")
     return seconds
 
 

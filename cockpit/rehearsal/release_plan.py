@@ -11,6 +11,7 @@ from typing import Any
 from ruamel.yaml import YAML
 from ruamel.yaml.comments import CommentedMap
 
+from cockpit.base.promql import window_text
 from cockpit.rehearsal.pace import Pace, seconds
 from cockpit.rehearsal.plan_looks import canary, chaos, kpis, p95_ms, stages
 from cockpit.rehearsal.plan_people import approvals
@@ -316,6 +317,8 @@ def _targets(endpoints: Endpoints, trust: ImageTrust, pace: Pace) -> Data:
             "services": list(LOADED),
             # Wider than the canary's: it is measured where it is sent, with the sender's own delays.
             "threshold": "p95_ms<=250",
+            # The same on every machine, whatever is installed there.
+            "generator": "builtin",
         },
         "issues": {
             "url": endpoints.issues,
@@ -344,7 +347,7 @@ def _targets(endpoints: Endpoints, trust: ImageTrust, pace: Pace) -> Data:
 
 
 def _risks(pace: Pace) -> list[Data]:
-    window = seconds(pace.bake)
+    window = window_text(pace.bake)
     lasts = seconds(pace.trigger_for)
     search = f'namespace="{PROD}",service="search"'
     delivery = f'rt_delivery_lag_seconds_bucket{{namespace="{PROD}"}}'

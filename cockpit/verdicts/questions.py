@@ -6,6 +6,8 @@ import json
 from collections.abc import Collection, Mapping
 from typing import Any, Protocol
 
+from cockpit.base.promql import window_text as window_text
+
 RULE_LOOK = "canary_look"
 """The name under which a look's rule is recorded."""
 
@@ -21,17 +23,6 @@ class Section(Protocol):
 def plain(canary: Section | Mapping[str, Any]) -> dict[str, Any]:
     """Return the plan's canary section as JSON values, durations in seconds."""
     return dict(canary) if isinstance(canary, Mapping) else canary.model_dump(mode="json")
-
-
-def window_text(seconds: float) -> str:
-    """Return a window as a PromQL duration: whole seconds as `8s`, else milliseconds as `1500ms`.
-
-    Raises ValueError below one millisecond.
-    """
-    milliseconds = round(seconds * 1000)
-    if milliseconds < 1:
-        raise ValueError(f"a window of {seconds} s is too short to ask about")
-    return f"{milliseconds // 1000}s" if milliseconds % 1000 == 0 else f"{milliseconds}ms"
 
 
 def stable_names(canary: Section | Mapping[str, Any]) -> tuple[str, ...]:

@@ -209,19 +209,24 @@ def _odd() -> Iterator[str]:
     )
 
 
-def of_the_cockpit() -> tuple[str, ...]:
-    """Return every query a rehearsal's plan holds or an agent makes, with its windows filled in."""
+def of_the_cockpit(
+    windows: tuple[str, ...] = ("1m", "2m30s", "8m"), *, bake: float | None = None
+) -> tuple[str, ...]:
+    """Return every query a rehearsal's plan holds or an agent makes, with its windows filled in.
+
+    `bake`: seconds, other than the rehearsal's own.
+    """
     texts = [field.name for field in dataclasses.fields(Endpoints) if field.type == "str"]
     given_to: dict[str, Any] = dict.fromkeys(texts, "http://127.0.0.1:1")
     endpoints = Endpoints(**given_to, stages=dict.fromkeys(NAMESPACES, "http://127.0.0.1:1"))
     images = {service: f"registry.example/{service}@sha256:{'a' * 64}" for service in SERVICES}
     trust = ImageTrust(identity="i", issuer="https://i", builder="b", source="s")
-    plan = build(endpoints, images, trust, pace("fast"), datetime(2025, 9, 23, tzinfo=UTC), scenario("green"))
+    quick = pace("fast") if bake is None else dataclasses.replace(pace("fast"), bake=bake)
+    plan = build(endpoints, images, trust, quick, datetime(2025, 9, 23, tzinfo=UTC), scenario("green"))
     found = {text: None for text in _texts(plan) if "http_" in text or "_total" in text or "_seconds" in text}
     for track in ("stable", "canary"):
         for query in (BUSY, WORKERS):
             found[query.format(namespace=PROD, track=track, window="{window}")] = None
-    windows = ("1m", "2m30s", "8m")
     return tuple(dict.fromkeys(text.replace("{window}", window) for text in found for window in windows))
 
 

@@ -14,8 +14,10 @@ import pytest_asyncio
 from cockpit.backends.metrics import PrometheusMetrics
 from cockpit.base.errors import BackendGarbage, BackendRefused, BackendUnreachable
 from cockpit.base.limits import MAX_ANSWER_BYTES
+from cockpit.base.promql import window_text
 from cockpit.rehearsal.prometheus.rules import AlertingRule, RecordingRule
 from tests.contract import promql_cases as cases
+from tests.contract import promql_generated as generated
 from tests.contract.prometheus_fixtures import Subject, poll
 
 pytestmark = [pytest.mark.contract, pytest.mark.asyncio(loop_scope="session")]
@@ -29,6 +31,22 @@ async def client(prom: Subject) -> AsyncIterator[PrometheusMetrics]:
     metrics = PrometheusMetrics(prom.url, deadline=30.0, read_timeout=30.0)
     yield metrics
     await metrics.close()
+
+
+class TestWindows:
+    @pytest.mark.parametrize("bake", [2.5, 0.0014, 61.0005])
+    async def test_a_plan_with_fractions_of_seconds_is_understood(
+        self, any_prometheus: Subject, bake: float
+    ) -> None:
+        queries = generated.of_the_cockpit((window_text(bake),), bake=bake)
+        assert any(f"[{window_text(bake)}]" in query for query in queries)
+        for query in queries:
+            status, answer = await any_prometheus.get("/api/v1/query", query=query)
+            assert status == 200, (query, answer)
+
+    async def test_a_fraction_of_a_second_is_refused(self, any_prometheus: Subject) -> None:
+        status, answer = await any_prometheus.get("/api/v1/query", query="rate(requests_total[2.5s])")
+        assert (status, answer["errorType"]) == (400, "bad_data")
 
 
 class TestTimes:

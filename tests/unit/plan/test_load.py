@@ -78,6 +78,7 @@ def test_the_window_of_the_seed_is_understood() -> None:
         ("namespace: intelgraph", "namespase: intelgraph", "namespase", "did you mean `namespace`?"),
         ("bake: 8s", "bake: soon", "bake: soon", "30s, 5m or 1h30m"),
         ("bake: 8s", "bake: 0s", "bake: 0s", "longer than nothing"),
+        ("bake: 8s", "bake: 0.4ms", "bake: 0.4ms", "a millisecond at least"),
         ("on_halt: ask", "on_halt: whatever", "on_halt", "'ask' or 'rollback'"),
         ("headroom_target: 0.2", "headroom_target: 1.5", "headroom_target", "less than 1"),
         ("target_version: v3.0.0", "target_version: three", "target_version", "form"),
