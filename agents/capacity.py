@@ -11,7 +11,7 @@ import msgspec
 from cockpit.agentkit.context import Context
 from cockpit.agents.asking import ask
 from cockpit.agents.common import GateAgent, Measured, judge, reason_of, summary, write_json
-from cockpit.agents.performance import figures, load_paths, load_query, place, prod_refused, steady
+from cockpit.agents.performance import figures, load_paths, load_query, place, refused, steady
 from cockpit.backends.load import LoadProfile
 from cockpit.base.child import in_child
 from cockpit.base.errors import BackendError, BackendGarbage, BackendUnreachable
@@ -47,8 +47,8 @@ class CapacityOracle(GateAgent):
         return f"raise the load on {load.environment} in {len(FACTORS)} steps until services saturate"
 
     def blocked(self, context: Context) -> str:
-        """Refuse prod for load."""
-        return "" if context.step else prod_refused(context)
+        """Refuse prod for load, and load without anything to send it with."""
+        return "" if context.step else refused(context)
 
     async def measure(self, context: Context) -> Measured:
         """Measure by the way that fits the moment."""
@@ -119,6 +119,7 @@ class CapacityOracle(GateAgent):
                 "perf/headroom.json",
                 {
                     "target_rps_per_service": load.baseline_rps,
+                    "generator": list(results.values())[-1].by,
                     "uncertainty": "lower bound: best rate of good answers, less two standard deviations",
                     "saturated": _saturated(list(results.values())[-1]),
                     "steps": points,

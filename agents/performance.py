@@ -37,7 +37,7 @@ class PerfEngineer(GateAgent):
     def blocked(self, context: Context) -> str:
         """Refuse prod, whatever the plan calls it; under a step, say what is missing to measure."""
         if not context.step:
-            return prod_refused(context)
+            return refused(context)
         load = context.plan.targets.load
         if load is None:
             return "targets.load is not given: there is no threshold to hold the latency to"
@@ -118,9 +118,11 @@ def place(context: Context) -> Load:
     return context.plan.targets.load
 
 
-def prod_refused(context: Context) -> str:
-    """Return why load is refused: it would reach what users use. Empty when it would not."""
+def refused(context: Context) -> str:
+    """Return why load cannot be sent: nothing to send it with, or it would reach users. Empty when it can."""
     load = place(context)
+    if context.load.lacking:
+        return context.load.lacking
     if context.load.environment not in ("dev", "stage"):
         return "load is never sent to prod"
     if origin(context.load.target) != origin(load.url):
@@ -149,6 +151,7 @@ def load_paths(plan: Plan) -> dict[str, tuple[str, ...]]:
 def load_query(context: Context, result: LoadResult) -> Any:
     """Return the description of a load run for a verdict."""
     text = f"{result.profile}: {result.rps:g} requests/s a service for {result.seconds:g} s, open loop"
+    text += f", by {result.by}"
     return query(context, text, "load", samples=result.intended, window_s=result.seconds)
 
 
@@ -183,6 +186,7 @@ def result_file(
         "profile": result.profile,
         "rps_per_service": result.rps,
         "seconds": result.seconds,
+        "generator": result.by,
         "latency": "from the intended start of each request",
         "services": figures(result),
         "verdict": verdict,

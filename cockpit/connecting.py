@@ -14,7 +14,8 @@ from cockpit.backends.flags import ConfigMapFlags
 from cockpit.backends.forge import GitRepo
 from cockpit.backends.http import BoundedHttpReader
 from cockpit.backends.issues import GitHubIssues
-from cockpit.backends.load import OpenLoopGenerator
+from cockpit.backends.k6 import generator_for
+from cockpit.backends.load import LoadGenerator
 from cockpit.backends.metrics import PrometheusMetrics
 from cockpit.backends.notify import Webhook
 from cockpit.backends.policy import EmbeddedRego
@@ -171,6 +172,11 @@ class Clients:
             target.token_url, secret=lambda: self.secret(target.token_secret), subject=target.identity
         )
 
+    def load(self) -> LoadGenerator | None:
+        """Return what sends load; None where the plan names no place for it."""
+        target = self._plan.targets.load
+        return generator_for(target.generator, target.url, target.environment) if target is not None else None
+
     def signing(self) -> SigstoreSigning:
         """Return the signer."""
         target = self._plan.targets.signing
@@ -205,7 +211,7 @@ def backends_of(loaded: LoadedPlan, clock: Clock, redactor: Redactor, *, abortin
         decisions=deciding.engine,
         policies=deciding.reader,
         policy_store=deciding.store,
-        load=OpenLoopGenerator(targets.load.url, targets.load.environment) if targets.load else None,
+        load=clients.load(),
         http=BoundedHttpReader(),
         signing=signing,
         webhooks=Webhook(

@@ -14,7 +14,7 @@ from typing import Any
 import aiohttp
 from yarl import URL
 
-from cockpit.verdicts.rules.load_result import bucket_of
+from cockpit.verdicts.rules.load_result import BUILT_IN, bucket_of
 
 MAX_UNDER_WAY = 512
 """Most requests under way at once; more are counted as dropped."""
@@ -145,6 +145,7 @@ def main() -> int:
         "profile": request["profile"],
         "rps": request["rps"],
         "seconds": request["seconds"],
+        "by": BUILT_IN,
         "generator": "open loop, latency from the intended start",
         "services": services,
     }

@@ -9,6 +9,7 @@ from datetime import datetime
 from functools import partial
 
 from cockpit.agentkit.external_transport import PATH
+from cockpit.backends import k6
 from cockpit.backends.flags import ConfigMapFlags
 from cockpit.backends.http import HttpAnswer, HttpReader
 from cockpit.backends.issues import RepositorySeen
@@ -52,6 +53,10 @@ class AroundPart:
             todo = "check `targets.load.url`: load is sent there, and it must not be prod"
             make = partial(self._answers, targets.load.url)
             yield Probe("load", "reachable", targets.load.url, make, todo)
+            if targets.load.generator != "builtin":
+                todo = "install k6, or set `targets.load.generator` to `builtin`"
+                make = partial(self._sends, targets.load.generator)
+                yield Probe("load", "generator", "k6", make, todo)
         yield from self._feature_flags(targets.flags)
         yield from self._issues()
         for hook in targets.webhooks:
@@ -116,6 +121,15 @@ class AroundPart:
         if answer.status >= 500:
             raise BackendUnreachable(f"it answers {answer.status}", where=url)
         return ok(f"it answers {answer.status}")
+
+    async def _sends(self, choice: str) -> Finding:
+        program = k6.installed()
+        if program is None and choice == "auto":
+            return ok("k6 is not on the PATH: the built-in generator will send")
+        if program is None:
+            raise BackendGarbage("k6 is not on the PATH, and the plan asks for it")
+        version = await k6.version_of(program)
+        return ok(f"{program} is k6 {version}", version=version)
 
     # -- flags ----------------------------------------------------------------------------------------
 

@@ -198,6 +198,8 @@ class Load(Strict):
     seconds: PositiveSeconds = 5.0
     services: Annotated[tuple[Name, ...], Field(min_length=1)]
     threshold: str = "p95_ms<=150"
+    generator: Literal["auto", "builtin", "k6"] = "auto"
+    """What sends it: `auto` is k6 where it is installed, else the built-in one; `k6` never falls back."""
 
 
 class Smoke(Strict):

@@ -9,9 +9,13 @@ from dataclasses import dataclass
 from typing import Any
 
 from cockpit.base.errors import BackendGarbage
+from cockpit.base.text import visible
 
 _GROWTH = 1.01  # relative width of a bucket: a percentile is overstated by at most 1 %
 _LOG_GROWTH = math.log(_GROWTH)
+
+BUILT_IN = "the built-in generator"
+"""Who measured, where a stored result does not say: older ones could have had no other."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,13 +58,14 @@ class ServiceLoad:
 
 @dataclass(frozen=True, slots=True)
 class LoadResult:
-    """What a run measured. `raw` is the JSON document it can be read from again."""
+    """What a run measured, and `by` which generator. `raw` is the JSON document it can be read from again."""
 
     profile: str
     rps: float
     seconds: float
     services: tuple[ServiceLoad, ...]
     raw: bytes
+    by: str = BUILT_IN
 
     @property
     def intended(self) -> int:
@@ -92,7 +97,12 @@ def read_result(raw: bytes) -> LoadResult:
         document: dict[str, Any] = json.loads(raw)
         services = tuple(_service(name, one) for name, one in sorted(document["services"].items()))
         result = LoadResult(
-            str(document["profile"]), float(document["rps"]), float(document["seconds"]), services, raw
+            profile=str(document["profile"]),
+            rps=float(document["rps"]),
+            seconds=float(document["seconds"]),
+            services=services,
+            raw=raw,
+            by=visible(str(document.get("by", BUILT_IN)), limit=100),
         )
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
         raise BackendGarbage("not a load result") from None
