@@ -150,15 +150,7 @@ class Abort:
         traffic on the canary, and the verification tells in the end.
         """
         try:
-            small = [d for d in await self._targets.stable() if d.wanted < stable.replicas.get(d.name, 0)]
-            for deployment in small:
-                count = stable.replicas[deployment.name]
-                await self._do(
-                    "scale",
-                    f"{deployment.name} to {count}",
-                    partial(self._targets.scale, deployment.name, count),
-                )
-            if small:
+            if await self._give_back(stable):
                 await self._until(
                     lambda: self._whole(stable),
                     self._plan.canary.abort_scale_bound,
@@ -167,12 +159,22 @@ class Abort:
         except (BackendError, NotVerified) as error:
             self._recorder.note(Noted(level="warning", text=f"before the shift: {visible(str(error))}"))
 
+    async def _give_back(self, stable: Stable) -> bool:
+        """Give stable the replicas somebody took; tell whether any were missing."""
+        small = [d for d in await self._targets.stable() if d.wanted < stable.replicas.get(d.name, 0)]
+        for deployment in small:
+            count = stable.replicas[deployment.name]
+            act = partial(self._targets.scale, deployment.name, count)
+            await self._do("scale", f"{deployment.name} to {count}", act)
+        return bool(small)
+
     async def _restore_stable(self, stable: Stable) -> None:
         """Give stable its own images back before it must carry everything; frozen until it has them."""
         await self._stage("redeploy")
         # Every one is written, also where it looks right: a promotion still on its way then gets 409.
         for service in self._plan.services:
             await self._retry(partial(self._redeploy, service, stable.images[service.stable_deployment]))
+        await self._retry(lambda: self._give_back(stable))
         await self._until(
             lambda: self._whole(stable),
             self._plan.canary.rollout_deadline,

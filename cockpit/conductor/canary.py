@@ -8,9 +8,10 @@ promotion early is raised: `Breach` for a failed look, `Inconclusive` for one th
 from __future__ import annotations
 
 from bisect import bisect_right
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import Awaitable, Callable, Coroutine, Mapping
 from dataclasses import dataclass
 from functools import partial
+from types import MappingProxyType
 from typing import Any, Protocol, TypeVar
 
 from cockpit.base.clock import Clock
@@ -244,16 +245,23 @@ class Promotion:
         reasons = await self._w.gatekeeper.preflight(step)
         if closed := self._w.closed():
             raise EffectRefused(closed, reason="window")
+        reasons += await self._against_stable()
+        if reasons:
+            raise PreflightFailed("; ".join(reasons))
+
+    async def _against_stable(self, *, ready: bool = True) -> list[str]:
+        """Return what speaks against stable as what is gone back to, or is to be replaced."""
+        reasons = []
         for deployment in await self._read(self._w.targets.stable):
             wanted = self._stable.replicas[deployment.name]
-            if deployment.wanted < wanted or deployment.ready < wanted:
+            if deployment.wanted < wanted or (ready and deployment.ready < wanted):
                 reasons.append(
                     f"stable is not healthy: {deployment.name} has {deployment.ready} of {wanted} replicas"
                 )
             if deployment.image != self._stable.images[deployment.name]:
                 reasons.append(f"rollback is not feasible: {deployment.name} runs {deployment.image}")
-        if reasons:
-            raise PreflightFailed("; ".join(reasons))
+        strangers = await self._read(self._w.targets.strangers)
+        return reasons + [f"somebody else keeps pods of the release: {one}" for one in strangers]
 
     async def _scale_canary(self, weight: int) -> None:
         for service in self._w.plan.services:
@@ -306,6 +314,9 @@ class Promotion:
                 raise PreflightFailed("; ".join(reasons))
         if not self._replacing:
             await self._w.before(last + 1)
+            # Not whether all of it is ready: the canary carries everything, and its pods are replaced now.
+            if reasons := await self._against_stable(ready=False):
+                raise PreflightFailed("; ".join(reasons))
         await self._stage(last, "promote", "stable takes the new images")
         if self._w.effects.halted:
             raise EffectRefused("HALT is in force", reason="halt")
@@ -315,7 +326,7 @@ class Promotion:
                 name, container, image = service.stable_deployment, service.container, service.image.text
                 act = partial(self._w.targets.set_image, name, container, image)
                 await self._forward("promote", f"{name} {image}", act)
-            await self._rolled_out(self._w.targets.stable, "stable")
+            await self._rolled_out(self._w.targets.stable, "stable", self._stable.replicas)
         await self._stage(last, "promote", "stable carries the traffic again")
         await self._forward("shift", "canary weight 0, stable is new", partial(self._w.targets.shift, 0))
         if await self._read(self._w.targets.weight) != 0:
@@ -395,16 +406,23 @@ class Promotion:
             StableRecorded(replicas=self._stable.replicas, images=self._stable.images)
         )
 
-    async def _rolled_out(self, read: Callable[[], Awaitable[list[DeploymentSeen]]], what: str) -> None:
+    async def _rolled_out(
+        self,
+        read: Callable[[], Awaitable[list[DeploymentSeen]]],
+        what: str,
+        least: Mapping[str, int] = MappingProxyType({}),
+    ) -> None:
+        """Wait until all wanted replicas are ready, and no fewer than `least` by Deployment."""
         give_up = self._w.clock.monotonic() + self._canary.rollout_deadline
         while True:
             seen = await self._read(read)
             self._see(seen)
-            waiting = [d for d in seen if not d.settled or d.ready < d.wanted]
+            full = {d.name: max(d.wanted, least.get(d.name, 0)) for d in seen}
+            waiting = [d for d in seen if not d.settled or d.ready < full[d.name]]
             if not waiting:
                 return
             if self._w.clock.monotonic() >= give_up:
-                names = ", ".join(f"{d.name} {d.ready}/{d.wanted}" for d in waiting)
+                names = ", ".join(f"{d.name} {d.ready}/{full[d.name]}" for d in waiting)
                 raise Breach(
                     f"{what} was not ready within {self._canary.rollout_deadline:g} s: {names}", gate="slo"
                 )

@@ -14,8 +14,9 @@ import itertools
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from cockpit.backends.cluster import DEPLOYMENT, HTTPROUTE, POD, Cluster, Kind, Object
+from cockpit.backends.cluster import DEPLOYMENT, HTTPROUTE, POD, REPLICASET, Cluster, Kind, Object
 from cockpit.base.errors import BackendGarbage, Conflict, EffectRefused
+from cockpit.base.text import visible
 from cockpit.conductor.lease import ReleaseLease
 from cockpit.plan.model import Plan, Service
 
@@ -103,12 +104,26 @@ class Targets:
         count = 0
         for service in self.services:
             deployment = await self._cluster.get(DEPLOYMENT, service.canary_deployment)
-            selector = _inner(deployment, "spec", "selector").get("matchLabels")
-            if not isinstance(selector, dict) or not selector:
-                raise BackendGarbage(f"{service.canary_deployment} has no matchLabels selector")
-            text = ",".join(f"{key}={value}" for key, value in sorted(selector.items()))
-            count += len(await self._cluster.list(POD, selector=text))
+            count += len(await self._cluster.list(POD, selector=_selector(deployment)))
         return count
+
+    async def strangers(self) -> list[str]:
+        """Return who else keeps pods that a Deployment of the release selects, as `Rollout/web (web-stable)`.
+
+        Two controllers with one selector serve one Service: what runs there is then not the release's to say.
+        """
+        names = [name for kind, name in self.names() if kind is DEPLOYMENT]
+        deployments = await asyncio.gather(*(self._cluster.get(DEPLOYMENT, name) for name in names))
+        own = {str(deployment["metadata"].get("uid")) for deployment in deployments}
+        sets = await asyncio.gather(
+            *(self._cluster.list(REPLICASET, selector=_selector(deployment)) for deployment in deployments)
+        )
+        return [
+            visible(f"{owner.get('kind')}/{owner.get('name')} ({name})", limit=200)
+            for name, found in zip(names, sets, strict=True)
+            for uid, owner in {str(one.get("uid")): one for one in map(_keeper, found) if one}.items()
+            if uid not in own
+        ]
 
     # -- writing --------------------------------------------------------------------------------------
 
@@ -191,6 +206,31 @@ def _inner(item: Object, *path: str) -> Object:
         found = item.get(part)
         item = found if isinstance(found, dict) else {}
     return item
+
+
+def _selector(deployment: Object) -> str:
+    """Return a Deployment's selector as a query has it."""
+    name, selector = deployment["metadata"]["name"], _inner(deployment, "spec", "selector")
+    labels, more = selector.get("matchLabels"), selector.get("matchExpressions") or []
+    if not isinstance(labels, dict) or not labels or not isinstance(more, list):
+        raise BackendGarbage(f"{name} has no matchLabels selector")
+    terms = [f"{key}={value}" for key, value in sorted(labels.items())]
+    for one in more:
+        words = {"In": "{0} in ({1})", "NotIn": "{0} notin ({1})", "Exists": "{0}", "DoesNotExist": "!{0}"}
+        if not isinstance(one, dict) or one.get("operator") not in words:
+            raise BackendGarbage(f"{name} has a selector that cannot be read")
+        values = ",".join(map(str, one.get("values") or ()))
+        terms.append(words[one["operator"]].format(one.get("key"), values))
+    return ",".join(terms)
+
+
+def _keeper(replica_set: Object) -> Object:
+    """Return the reference to a ReplicaSet's controller; none where it keeps no pod and is to keep none."""
+    kept = _inner(replica_set, "spec").get("replicas"), _inner(replica_set, "status").get("replicas")
+    owners = replica_set["metadata"].get("ownerReferences")
+    if not any(kept) or not isinstance(owners, list):
+        return {}
+    return next((one for one in owners if isinstance(one, dict) and one.get("controller") is True), {})
 
 
 def _fence(item: Object) -> int:

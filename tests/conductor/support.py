@@ -235,6 +235,7 @@ class World:
     conductor: KubernetesCluster
     admin: KubernetesCluster
     services: tuple[str, ...]
+    url: str
 
     async def stable(self) -> dict[str, tuple[int, str]]:
         """Return each stable Deployment's replicas and image."""
@@ -295,7 +296,7 @@ async def world(services: Sequence[str] = ("web",)) -> AsyncIterator[World]:
     mine, theirs = (
         KubernetesCluster(url, token, PROD, deadline=10.0) for token in ("conductor-token", "world-token")
     )
-    made = World(kube, mine, theirs, tuple(services))
+    made = World(kube, mine, theirs, tuple(services), url)
     try:
         for client in (mine, theirs):
             await client.connect()
@@ -307,14 +308,19 @@ async def world(services: Sequence[str] = ("web",)) -> AsyncIterator[World]:
                 await kube.apply(body)
         await kube.apply(route_manifest(services))
         async with asyncio.timeout(DEADLINE):
-            for name in services:
-                while (await _ready(made, name)) < 2:  # noqa: ASYNC110 - the cluster tells nobody
-                    await asyncio.sleep(0.01)
+            await whole(made)
         yield made
     finally:
         for client in (mine, theirs):
             await client.close()
         await kube.stop()
+
+
+async def whole(made: World) -> None:
+    """Wait until both stable pods of every service are ready."""
+    for name in made.services:
+        while (await _ready(made, name)) < 2:  # noqa: ASYNC110 - the cluster tells nobody
+            await asyncio.sleep(0.01)
 
 
 async def _ready(made: World, name: str) -> int:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass, field
 from datetime import timedelta
 from pathlib import Path
@@ -176,12 +176,14 @@ async def show(
     canary: dict[str, Any] | None = None,
     lease_seconds: int = 3600,
     holder: str = "ann",
+    place: Callable[[], AbstractAsyncContextManager[World]] = world,
+    speed: float = 50,
     **plan: Any,
 ) -> AsyncIterator[Show]:
     changes: dict[str, Any] = {"phases": ["P0", "P6"], "agents": ["A5", "A41"], **plan}
-    async with asyncio.timeout(100), world() as made:
-        clock = FastClock(50)
-        read = plan_of(clock, url=made.kube.url, canary=canary, **changes)
+    async with asyncio.timeout(100), place() as made:
+        clock = FastClock(speed)
+        read = plan_of(clock, url=made.url, canary=canary, **changes)
         async with recording(folder, clock, io=disk) as recorder:
             kubernetes = read.targets.kubernetes.model_copy(update={"lease_seconds": lease_seconds})
             lease = ReleaseLease(made.conductor, kubernetes, holder, recorder, clock)
