@@ -1,6 +1,7 @@
 """The cockpit's clients, each behind a real toxiproxy: what they are asked, and what is in between.
 
-The servers behind the proxies are the stand-ins: what is under test is the client and the connection.
+The servers behind the proxies are the stand-ins, for each fault and every client, and the real ones for those
+that have one (`faults_servers`).
 """
 
 from __future__ import annotations
@@ -8,10 +9,10 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 from urllib.parse import urlsplit
 
 import pytest
@@ -34,15 +35,15 @@ from cockpit.rehearsal.kube import KubeServer, admin
 from cockpit.rehearsal.opa import OpaServer
 from cockpit.rehearsal.prometheus.server import PrometheusServer
 from cockpit.rehearsal.real.toxiproxy import Proxy, Toxic, Toxiproxy, toxiproxy
-from cockpit.rehearsal.registry import Image, RegistryServer, build_image, push, referrer
+from cockpit.rehearsal.registry import Image, RegistryServer, build_image
 from cockpit.rehearsal.sigstore import Service, SigstoreServer
 from cockpit.rehearsal.webhook import WebhookReceiver
+from tests.real.faults_servers import MAP, POLICY, SPACE, Behind, stock
 from tests.real.fixtures import need
 
-SPACE, MAP, FLAGS = "shop", "settings", "flags"
+FLAGS = "flags"
 WHO = "https://rehearsal.invalid/conductor"
 SECRET = "s3cret-of-the-webhook"
-POLICY = 'package p\nimport rego.v1\n\ndecision := {"allow": input.a == 1}\n'
 DEFINITIONS = {
     "flags": {"search": {"state": "ENABLED", "variants": {"on": True, "off": False}, "defaultVariant": "on"}}
 }
@@ -56,7 +57,7 @@ PATIENT = 30.0
 
 @dataclass(frozen=True)
 class World:
-    """The servers behind the proxies."""
+    """The stand-ins behind the proxies."""
 
     kube: KubeServer
     prometheus: PrometheusServer
@@ -68,6 +69,9 @@ class World:
     issues: IssuesServer
     flags: FlagsServer
     scratch: Path
+    kube_token: str = "root"
+    kube_ca: str = ""
+    opa_token: str = ""
 
     async def config_map(self) -> dict[str, Any]:
         """Return the ConfigMap without a way round: as it is in the cluster."""
@@ -98,8 +102,7 @@ async def world(folder: Path) -> AsyncIterator[World]:
                     }
                 )
             registry = await stack.enter_async_context(RegistryServer())
-            push(registry.repository("intelgraph/web"), image)
-            referrer(registry.repository("intelgraph/web"), image, b'{"bundle": 1}', "https://a.invalid")
+            stock(registry.repository("intelgraph/web"), image)
             flags = await stack.enter_async_context(
                 serving_flags(kube.url, "root", namespace=SPACE, configmap=FLAGS)
             )
@@ -133,20 +136,22 @@ class Made:
 
 Maker = Callable[[World, Callable[[str], str], float], Awaitable[Made]]
 """World, what makes a URL one through the proxy, deadline in seconds → a client that is ready."""
+BehindMaker = Callable[[Behind, Callable[[str], str], float], Awaitable[Made]]
+"""One that needs no stand-in."""
 
 
-async def _cluster(w: World, via: Callable[[str], str], deadline: float) -> tuple[KubernetesCluster, Made]:
-    client = KubernetesCluster(via(w.kube.url), "root", SPACE, deadline=deadline)
+async def _cluster(w: Behind, via: Callable[[str], str], deadline: float) -> tuple[KubernetesCluster, Made]:
+    client = KubernetesCluster(via(w.kube.url), w.kube_token, SPACE, ca_file=w.kube_ca, deadline=deadline)
     await client.connect()
     return client, Made(lambda: client.get(CONFIGMAP, MAP), client.close)
 
 
-async def cluster_read(w: World, via: Callable[[str], str], deadline: float) -> Made:
+async def cluster_read(w: Behind, via: Callable[[str], str], deadline: float) -> Made:
     """Read an object."""
     return (await _cluster(w, via, deadline))[1]
 
 
-async def cluster_write(w: World, via: Callable[[str], str], deadline: float) -> Made:
+async def cluster_write(w: Behind, via: Callable[[str], str], deadline: float) -> Made:
     """Write an object on the version read."""
     client, made = await _cluster(w, via, deadline)
 
@@ -158,7 +163,7 @@ async def cluster_write(w: World, via: Callable[[str], str], deadline: float) ->
     return Made(ask, made.close)
 
 
-async def metrics(w: World, via: Callable[[str], str], deadline: float) -> Made:
+async def metrics(w: Behind, via: Callable[[str], str], deadline: float) -> Made:
     """Ask for a number."""
     client = PrometheusMetrics(
         via(w.prometheus.url), deadline=deadline, connect_timeout=deadline, read_timeout=deadline
@@ -171,10 +176,10 @@ async def metrics(w: World, via: Callable[[str], str], deadline: float) -> Made:
     return Made(ask, client.close)
 
 
-def signing(service: Service) -> Maker:
+def signing(service: Service) -> BehindMaker:
     """Sign, one of the services being behind the proxy."""
 
-    async def make(w: World, via: Callable[[str], str], deadline: float) -> Made:
+    async def make(w: Behind, via: Callable[[str], str], deadline: float) -> Made:
         plain, token_url, config = w.sigstore.url(service), w.sigstore.token_url, w.sigstore.trust_config()
         if service == "oidc":
             token_url = via(token_url)
@@ -187,9 +192,9 @@ def signing(service: Service) -> Maker:
     return make
 
 
-async def policy_decision(w: World, via: Callable[[str], str], deadline: float) -> Made:
+async def policy_decision(w: Behind, via: Callable[[str], str], deadline: float) -> Made:
     """Ask for a decision."""
-    engine = OpaEngine(OpaHttp(via(w.opa.url), deadline=deadline), package="p")
+    engine = OpaEngine(OpaHttp(via(w.opa.url), token=w.opa_token, deadline=deadline), package="p")
 
     async def ask() -> object:
         decision = await engine.decide({"a": 1})
@@ -211,7 +216,7 @@ async def policy_write(w: World, via: Callable[[str], str], deadline: float) -> 
     return Made(ask)
 
 
-async def registry(w: World, via: Callable[[str], str], deadline: float) -> Made:
+async def registry(w: Behind, via: Callable[[str], str], deadline: float) -> Made:
     """Read an image's digest, config and attached bundles."""
     client = OciRegistry(via(w.registry.url), deadline=deadline)
 
@@ -318,12 +323,26 @@ CLIENTS: dict[str, tuple[Callable[[World], str], Maker]] = {
 """Name → the server that is behind the proxy, and what makes the client."""
 
 
-@asynccontextmanager
-async def behind(
+def behind(
     toxiproxy: Toxiproxy, w: World, client: str, *, deadline: float
+) -> AbstractAsyncContextManager[tuple[Proxy, Made]]:
+    """Put a proxy before a client's stand-in; yields it and the client, which has worked once."""
+    return put_before(toxiproxy, w, *CLIENTS[client], deadline=deadline)
+
+
+W = TypeVar("W")
+
+
+@asynccontextmanager
+async def put_before(
+    toxiproxy: Toxiproxy,
+    w: W,
+    upstream: Callable[[W], str],
+    make: Callable[[W, Callable[[str], str], float], Awaitable[Made]],
+    *,
+    deadline: float,
 ) -> AsyncIterator[tuple[Proxy, Made]]:
-    """Put a proxy before a client's server; yields it and the client, which has worked once."""
-    upstream, make = CLIENTS[client]
+    """Put a proxy before a server; yields it and the client, which has worked once."""
     proxy = await toxiproxy.proxy(upstream(w))
 
     def via(url: str) -> str:
@@ -341,7 +360,12 @@ async def behind(
             await made.close()
 
 
-async def _ready(make: Maker, w: World, via: Callable[[str], str], deadline: float) -> Made:
+async def _ready(
+    make: Callable[[W, Callable[[str], str], float], Awaitable[Made]],
+    w: W,
+    via: Callable[[str], str],
+    deadline: float,
+) -> Made:
     """Make a client whose short deadline a busy machine may miss at first."""
     async with asyncio.timeout(BOUND):
         while True:

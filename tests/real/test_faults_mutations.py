@@ -23,14 +23,13 @@ from cockpit.conductor.recorder import Recorder
 from cockpit.journal.events import EffectDone, EffectFailed, EffectIntended, EffectUnknown
 from cockpit.rehearsal.real.toxiproxy import Proxy, Toxiproxy
 from tests.conductor.support import events, gate_of, recording
+from tests.real.faults_servers import POLICY, SPACE
 from tests.real.faults_support import (
     BOUND,
     FLAGS,
     HANGS,
-    POLICY,
     SECRET,
     SOON,
-    SPACE,
     Inflict,
     World,
     ended,
