@@ -1,4 +1,4 @@
-"""The real servers behind a toxiproxy, the API server's TLS and all: a fault is an error in time, or nothing."""
+"""The real servers behind a toxiproxy, the API server by TLS: a fault is an error in time, or nothing."""
 
 from __future__ import annotations
 
