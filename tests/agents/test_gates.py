@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from cockpit.backends.k6 import K6Generator
 from cockpit.rehearsal.forge.files import contracts_after, contracts_before
 from cockpit.rehearsal.forge.objects import Author, ObjectStore
 from cockpit.rehearsal.registry import attach, predicates
@@ -274,6 +275,23 @@ async def test_load_is_never_sent_to_prod(world: World) -> None:
             result = await world.call(agent, op)
             assert result.status == "blocked", result
     assert world.stage.requests == 0
+
+
+async def test_a_k6_that_is_not_there_blocks_what_needs_it(world: World) -> None:
+    world.handles = replace(world.handles, load=K6Generator(world.stage.url, "stage", None))
+    for agent in ("A26", "A27"):
+        for op in ("PLAN", "VERIFY"):
+            result = await world.call(agent, op)
+            assert result.status == "blocked" and result.response is not None, result
+            assert "k6" in result.response.notes and "targets.load.generator" in result.response.notes
+    assert world.stage.requests == 0
+    assert (await world.verdict("A26", step=1)).verdict == "pass"  # no load is needed there
+
+
+async def test_the_evidence_names_the_generator(world: World) -> None:
+    verdict = await measured(world, "A26")
+    assert world.read("perf/spike.json")["generator"] == "the built-in generator"
+    assert all("the built-in generator" in one.text for one in verdict.details.queries)
 
 
 async def test_headroom_passes_with_a_curve(world: World) -> None:

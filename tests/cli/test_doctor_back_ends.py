@@ -422,6 +422,28 @@ async def test_what_stands_around_a_release(world: Ward, tmp_path: Path) -> None
     assert not (world.folder / "webhooks.jsonl").exists()
 
 
+@pytest.mark.parametrize("choice", ["builtin", "auto", "k6"])
+async def test_the_load_generator_a_plan_asks_for(
+    world: Ward, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, choice: str
+) -> None:
+    loaded = world.plan(tmp_path, lambda data: data["targets"]["load"].update(generator=choice))
+    folder = tmp_path / "bin"
+    folder.mkdir()
+    monkeypatch.setenv("PATH", str(folder))
+    missing = (await world.part("around", loaded)).get("load generator")
+    program = folder / "k6"
+    program.write_text("#!/bin/sh\necho 'k6 v1.8.1 (go1.26.8, linux/amd64)'\n")
+    program.chmod(0o755)
+    there = (await world.part("around", loaded)).get("load generator")
+    if choice == "builtin":
+        assert missing is there is None
+        return
+    assert missing is not None and there is not None
+    assert missing.status == ("ok" if choice == "auto" else "fail") and "not on the PATH" in missing.found
+    assert choice == "auto" or "targets.load.generator" in missing.todo
+    assert there.status == "ok" and there.facts["version"] == "1.8.1"
+
+
 def certificate(folder: Path, days: int) -> tuple[ssl.SSLContext, Path]:
     """Return a server's TLS with a certificate of its own for loopback, and where that lies."""
     key, now = ec.generate_private_key(ec.SECP256R1()), datetime.now(UTC)
