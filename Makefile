@@ -5,6 +5,8 @@ VENV := .venv
 BIN := $(VENV)/bin
 UV := .bootstrap/bin/uv
 REAL ?= 0
+# Twice the cores of a small machine: the tests wait for sockets and processes half of their time.
+JOBS ?= 4
 IN_NAMESPACE := $(BIN)/python -m cockpit.rehearsal.real.namespace
 # What fails is run once more, alone: tests, servers and rehearsals share the machine's cores. Both runs are shown.
 tested = $(1) $(2) -m $(3) tests || { echo "== what failed, once more and alone =="; $(1) -p no:xdist -m $(3) --last-failed --last-failed-no-failures=none tests; }
@@ -44,7 +46,7 @@ lint: dev
 	@$(BIN)/lint-imports
 
 test: lint
-	@$(call tested,$(BIN)/pytest,-n 2,"not e2e and not tmux and not real and not long")
+	@$(call tested,$(BIN)/pytest,-n $(JOBS),"not e2e and not tmux and not real and not long")
 	@$(MAKE) --no-print-directory test-real
 	@$(call tested,$(BIN)/pytest,-p no:xdist,"(e2e or tmux) and not real and not long")
 
@@ -52,11 +54,12 @@ test: lint
 test-real: dev
 	@if [ "$(REAL)" = 1 ]; then $(MAKE) --no-print-directory backends; fi
 	@if $(IN_NAMESPACE) true; then \
-		$(call tested,$(IN_NAMESPACE) $(BIN)/pytest,-p no:xdist,"real and not long"); \
+		{ $(call tested,$(IN_NAMESPACE) $(BIN)/pytest,-n $(JOBS) --dist loadfile,"real and not e2e and not long"); } && \
+		{ $(call tested,$(IN_NAMESPACE) $(BIN)/pytest,-p no:xdist,"real and e2e and not long"); }; \
 	elif [ "$(REAL)" = 1 ]; then exit 1; else echo "skipped: every test on real servers, for want of a network namespace"; fi
 
 test-fast: dev
-	@$(BIN)/pytest -n 2 -m "not e2e and not tmux and not real and not long" tests
+	@$(BIN)/pytest -n $(JOBS) -m "not e2e and not tmux and not real and not long" tests
 
 test-long: dev
 	@$(BIN)/pytest -p no:xdist -m "long and not real" tests
