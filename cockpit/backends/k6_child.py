@@ -1,7 +1,7 @@
 """The child process of the k6 generator: starts k6, reads what it tells of each request, adds it up.
 
 In a process of its own, as the built-in generator is: thousands of lines a second must not hold up what
-moves traffic. Both end with whoever started them, k6 by the kernel where that is Linux.
+moves traffic. The kernel ends both with whoever started them.
 """
 
 from __future__ import annotations
@@ -338,10 +338,8 @@ def _started(command: list[str], keep: tuple[int, ...], **streams: int) -> subpr
 
 
 def end_with_parent() -> None:
-    """Let the kernel kill this process with the one that started it; elsewhere than on Linux, do nothing."""
-    # There, what k6 tells and logs goes nowhere when its reader is gone: it ends at its next line.
-    if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
+    """Have the kernel kill this process with the one that started it."""
+    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
 
 
 class _Tail:

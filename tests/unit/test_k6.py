@@ -199,7 +199,6 @@ async def pid_of(path: Path) -> int:
 HELD = "open({path!r}, 'w').write('%d\\n' % os.getpid())\nwhile True: time.sleep(60)"
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="by the kernel's parent-death signal")
 async def test_a_cancelled_load_leaves_no_k6(k6: Make, tmp_path: Path) -> None:
     program = k6(HELD.format(path=str(tmp_path / "pid")))
     running = asyncio.create_task(K6Generator(URL, "stage", program).run(profile()))
@@ -210,7 +209,6 @@ async def test_a_cancelled_load_leaves_no_k6(k6: Make, tmp_path: Path) -> None:
     await gone(pid)
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="by the kernel's parent-death signal")
 async def test_k6_ends_with_a_cockpit_that_is_killed(k6: Make, tmp_path: Path) -> None:
     program = k6(HELD.format(path=str(tmp_path / "pid")))
     code = f"""
