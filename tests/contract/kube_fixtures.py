@@ -72,6 +72,8 @@ class KubeCluster:
     plane: ControlPlane | None = None
     user: str = "conductor"
     """The name the API server knows the conductor by."""
+    drilling: str = field(default="", repr=False)
+    """On the stand-in, the token of a conductor whose drills are in this namespace; see `driller`."""
 
     @property
     def ca_file(self) -> str:
@@ -105,6 +107,12 @@ class KubeCluster:
         """Send a server-side apply."""
         forced = {"force": "true"} if force else {}
         return await self.patch(path, body, "apply-patch+yaml", fieldManager=manager, **forced)
+
+    async def driller(self) -> str:
+        """Return the token of a conductor that may drill in this namespace too."""
+        if self.plane is None:
+            return self.drilling
+        return await self.plane.token_for("driller", [self.namespace], drills=[self.namespace])
 
     async def forget(self) -> None:
         """Make the server forget its history, as it does by itself every few minutes."""
@@ -205,14 +213,27 @@ class Relay:
 @asynccontextmanager
 async def stand_in(scratch: Path) -> AsyncIterator[KubeCluster]:
     """A stand-in with a namespace and a conductor's rights in it."""
-    tokens = {"admin": secrets.token_urlsafe(24), "conductor": secrets.token_urlsafe(24)}
-    users = {tokens["admin"]: admin(), tokens["conductor"]: conductor(["shop"])}
+    tokens = {name: secrets.token_urlsafe(24) for name in ("admin", "conductor", "driller")}
+    users = {
+        tokens["admin"]: admin(),
+        tokens["conductor"]: conductor(["shop"]),
+        tokens["driller"]: conductor(["shop"], "driller", drills=["shop"]),
+    }
     server = KubeServer(users, start_delay=0.05, stop_delay=0.05, bookmark_interval=0.2)
     url = await server.start()
     try:
         await server.apply({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": "shop"}})
         async with aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=DEADLINE)) as http:
-            yield KubeCluster(url, tokens["admin"], tokens["conductor"], "shop", scratch, http, server=server)
+            yield KubeCluster(
+                url,
+                tokens["admin"],
+                tokens["conductor"],
+                "shop",
+                scratch,
+                http,
+                server=server,
+                drilling=tokens["driller"],
+            )
     finally:
         await server.stop()
 

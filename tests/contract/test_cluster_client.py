@@ -446,8 +446,7 @@ def added(text: str, number: int) -> str:
 
 async def test_a_drill_kills_exactly_the_pod_it_saw(cluster: KubeCluster) -> None:
     (await cluster.call("POST", DEPLOYMENTS, deployment(replicas=2))).ok()
-    # Of the administrator: whose drills a namespace is for is the plan's to say, and tested with the rights.
-    drills = NamespaceDrills(client(cluster, cluster.admin), cluster.namespace)
+    drills = NamespaceDrills(client(cluster, await cluster.driller()), cluster.namespace)
     try:
 
         async def both() -> tuple[PodSeen, ...]:
