@@ -55,15 +55,15 @@ async def test_what_keeps_no_pod_is_nobody(tmp_path: Path) -> None:
         assert (await made.run()).exit == 0
 
 
-@pytest.mark.parametrize("step", [1, 3])
-async def test_pods_that_come_in_mid_canary_roll_it_back(tmp_path: Path, step: int) -> None:
+@pytest.mark.parametrize("at", [1, 3])
+async def test_pods_that_come_in_mid_canary_roll_it_back(tmp_path: Path, at: int) -> None:
     async with show(tmp_path) as made:
 
-        async def under_step(now: int) -> None:
-            if now == step:
+        async def late(step: int) -> None:
+            if step == at:
                 await stand_beside(made)
 
-        made.gates.under_step = under_step  # type: ignore[method-assign]
+        made.gates.under_step = late  # type: ignore[method-assign]
         assert (await made.run()).exit == 20
         assert await promoted(made) == []
         await made.restored()
@@ -73,11 +73,11 @@ async def test_pods_that_come_in_mid_canary_roll_it_back(tmp_path: Path, step: i
 async def test_stable_that_was_scaled_down_is_not_replaced(tmp_path: Path, left: int) -> None:
     async with show(tmp_path) as made:
 
-        async def under_step(now: int) -> None:
-            if now == 3:
+        async def late(step: int) -> None:
+            if step == 3:
                 await made.world.change(DEPLOYMENT, "web-stable", {"spec": {"replicas": left}})
 
-        made.gates.under_step = under_step  # type: ignore[method-assign]
+        made.gates.under_step = late  # type: ignore[method-assign]
         assert (await made.run()).exit == 20
         assert await promoted(made) == []
         await made.restored()
