@@ -16,7 +16,7 @@ import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Generator
+from collections.abc import Generator, Mapping
 from dataclasses import dataclass, field
 from typing import IO, Any
 
@@ -170,7 +170,8 @@ def measure(request: dict[str, Any]) -> dict[str, Any]:
     most = 1000 + 2 * sum(one.lasts_ns // one.period_ns for one in due)
     dropped: list[int] = []
     told = 0
-    with contextlib.closing(_lines(request["program"], script(request, due))) as lines:
+    told_of = _lines(request["program"], script(request, due), request.get("authorities", ""))
+    with contextlib.closing(told_of) as lines:
         for line in lines:
             if dropped:
                 raise Garbage("k6 went on after its end")
@@ -202,7 +203,7 @@ def measure(request: dict[str, Any]) -> dict[str, Any]:
 
 def version_of(program: str) -> str:
     """Return the version k6 tells of itself, e.g. `1.8.1`; raises Garbage, OSError."""
-    with _started([program, "version"], (), stdout=subprocess.PIPE) as child:
+    with _started([program, "version"], (), {}, stdout=subprocess.PIPE) as child:
         assert child.stdout is not None
         said = child.stdout.read(_MAX_SAID).decode(errors="replace")
     found = _VERSION.search(said)
@@ -280,7 +281,7 @@ def _add(buckets: dict[int, int], seconds: float) -> None:
     buckets[index] = buckets.get(index, 0) + 1
 
 
-def _lines(program: str, text: bytes) -> Generator[bytes, None, None]:
+def _lines(program: str, text: bytes, authorities: str) -> Generator[bytes, None, None]:
     """Run k6 on a script and yield what the script tells, line by line; raises Garbage when k6 fails.
 
     The script's lines come by a pipe of their own: in k6's log are texts of the server as well.
@@ -290,9 +291,12 @@ def _lines(program: str, text: bytes) -> Generator[bytes, None, None]:
         *(program, "run", "--no-usage-report", "--address=", "--quiet", "--no-color", "--no-thresholds"),
         *("--log-format=raw", "--log-output=stderr", f"--console-output=/dev/fd/{telling}", "-"),
     ]
-    with open(told, "rb") as lines:  # noqa: PTH123 - a file descriptor
+    with open(told, "rb") as lines, _in_memory(authorities) as trusted:  # noqa: PTH123 - a descriptor
+        # In place of the machine's bundle; its folders of authorities are read all the same.
+        more = {"SSL_CERT_FILE": f"/dev/fd/{trusted}"} if authorities else {}
+        streams = {"stdin": subprocess.PIPE, "stderr": subprocess.PIPE}
         try:
-            child = _started(command, (telling,), stdin=subprocess.PIPE, stderr=subprocess.PIPE)
+            child = _started(command, (telling, trusted), more, **streams)
         finally:
             os.close(telling)
         with child:
@@ -313,12 +317,23 @@ def _lines(program: str, text: bytes) -> Generator[bytes, None, None]:
             raise Garbage(f"k6 ended with status {status}: {said}".rstrip(": "))
 
 
-def _started(command: list[str], keep: tuple[int, ...], **streams: int) -> subprocess.Popen[bytes]:
+@contextlib.contextmanager
+def _in_memory(text: str) -> Generator[int, None, None]:
+    with open(os.memfd_create("authorities"), "wb") as file:  # noqa: PTH123 - a descriptor
+        file.write(text.encode())
+        file.flush()
+        yield file.fileno()
+
+
+def _started(
+    command: list[str], keep: tuple[int, ...], more: Mapping[str, str], **streams: int
+) -> subprocess.Popen[bytes]:
     environment = {
         "LANG": "C.UTF-8",
         "HOME": "/nonexistent",  # no configuration of somebody's
         "K6_NO_USAGE_REPORT": "true",
         "K6_AUTO_EXTENSION_RESOLUTION": "false",  # nothing is brought from anywhere
+        **more,
     }
     streams = {
         "stdin": subprocess.DEVNULL,
