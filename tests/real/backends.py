@@ -146,9 +146,11 @@ def main(arguments: list[str] | None = None) -> int:
     for number, part in enumerate(stale, 1):
         print(f"[{number}/{len(stale)}] {_name(part)} …", end=" ", flush=True)
         began = time.monotonic()
+        stamp = folder / "stamps" / _name(part)
         try:
+            stamp.unlink(missing_ok=True)  # what is half there must not look whole when this is interrupted
             _bring(folder, part)
-            (folder / "stamps" / _name(part)).write_text(_stamp(part), encoding="ascii")
+            stamp.write_text(_stamp(part), encoding="ascii")
             print(f"{time.monotonic() - began:.0f} s", flush=True)
         except (Missing, OSError) as error:
             failed.append(_name(part))
@@ -294,4 +296,7 @@ def _run(command: list[str], *, cwd: Path, env: dict[str, str] | None = None) ->
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    try:
+        sys.exit(main())
+    except KeyboardInterrupt:
+        sys.exit("\ninterrupted: what is there stays, the rest is brought the next time")

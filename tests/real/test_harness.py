@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -40,6 +41,39 @@ def test_what_was_not_brought_is_named_with_what_to_do() -> None:
 
 def test_builder_and_cockpit_mean_the_same_folder() -> None:
     assert backends.cache() == backends_dir()
+
+
+def test_who_interrupts_the_builder_is_told_what_stays(tmp_path: Path) -> None:
+    first = backends.PARTS[0]
+    assert isinstance(first, backends.Debian)
+    tools, cache = tmp_path / "tools", tmp_path / "cache"
+    tools.mkdir()
+    (tools / "apt-get").write_text("#!/bin/sh\nexec sleep 600\n")
+    (tools / "apt-get").chmod(0o755)
+    stamp = cache / "stamps" / first.package
+    stamp.parent.mkdir(parents=True)
+    stamp.write_text("of before")
+    running = subprocess.Popen(
+        [sys.executable, "-m", "tests.real.backends"],
+        env={**os.environ, "PATH": f"{tools}:{os.environ['PATH']}", "COCKPIT_BACKENDS": str(cache)},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+    try:
+        assert running.stdout is not None
+        assert running.stdout.read(3) == "[1/"
+        give_up = time.monotonic() + 30
+        while stamp.exists():
+            assert time.monotonic() < give_up
+            time.sleep(0.01)
+        os.killpg(running.pid, signal.SIGINT)  # as Ctrl-C does
+        _, said = running.communicate(timeout=30)
+    finally:
+        running.kill()
+    assert running.returncode == 1
+    assert "interrupted" in said and "Traceback" not in said
 
 
 def test_every_part_is_pinned() -> None:
