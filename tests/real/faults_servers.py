@@ -46,8 +46,6 @@ class Behind(Protocol):
     @property
     def prometheus(self) -> Listens: ...
     @property
-    def sigstore(self) -> Sigstore: ...
-    @property
     def opa(self) -> Listens: ...
     @property
     def opa_token(self) -> str: ...
@@ -55,6 +53,13 @@ class Behind(Protocol):
     def registry(self) -> Listens: ...
     @property
     def image(self) -> Image: ...
+
+
+class Signing(Protocol):
+    """What clients that sign need to know."""
+
+    @property
+    def sigstore(self) -> Sigstore: ...
 
 
 def stock(repository: Repository, image: Image) -> None:
@@ -65,13 +70,12 @@ def stock(repository: Repository, image: Image) -> None:
 
 @dataclass(frozen=True)
 class RealWorld:
-    """The real servers."""
+    """The real servers, but for Sigstore."""
 
     kube: ControlPlane
     kube_token: str
     kube_ca: str
     prometheus: RealPrometheus
-    sigstore: RealSigstore
     opa: Opa
     opa_token: str
     registry: DockerRegistry
@@ -80,8 +84,8 @@ class RealWorld:
 
 @asynccontextmanager
 async def real_world(plane: ControlPlane, folder: Path) -> AsyncIterator[RealWorld]:
-    """Run every real server beside a control plane; skips or fails when one is not there."""
-    need(*SIGSTORE, "prometheus", "opa", "docker-registry")
+    """Run the real servers beside a control plane; skips or fails when one is not there."""
+    need("prometheus", "opa", "docker-registry")
     image = build_image("web", "v3.0.0")
     await plane.namespace(SPACE)
     writer = Rule(frozenset({"get", "patch"}), "", frozenset({"configmaps"}), frozenset({SPACE}))
@@ -99,7 +103,6 @@ async def real_world(plane: ControlPlane, folder: Path) -> AsyncIterator[RealWor
             kube_token=token,
             kube_ca=str(plane.ca_file),
             prometheus=await stack.enter_async_context(prometheus(servers, scrape_interval=1.0)),
-            sigstore=await stack.enter_async_context(sigstore(servers)),
             opa=await stack.enter_async_context(
                 opa(folder / "opa", {"p.rego": POLICY}, token="t0ken-of-the-faults")
             ),
@@ -107,3 +110,18 @@ async def real_world(plane: ControlPlane, folder: Path) -> AsyncIterator[RealWor
             registry=registry,
             image=image,
         )
+
+
+@dataclass(frozen=True)
+class RealSigning:
+    """The real Sigstore: of servers of its own, for no two of it can be in a network namespace."""
+
+    sigstore: RealSigstore
+
+
+@asynccontextmanager
+async def real_signing(folder: Path) -> AsyncIterator[RealSigning]:
+    """Run a Sigstore; skips or fails when it is not there."""
+    need(*SIGSTORE)
+    async with Servers(folder) as servers, sigstore(servers) as running:
+        yield RealSigning(running)

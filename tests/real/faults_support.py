@@ -38,7 +38,7 @@ from cockpit.rehearsal.real.toxiproxy import Proxy, Toxic, Toxiproxy, toxiproxy
 from cockpit.rehearsal.registry import Image, RegistryServer, build_image
 from cockpit.rehearsal.sigstore import Service, SigstoreServer
 from cockpit.rehearsal.webhook import WebhookReceiver
-from tests.real.faults_servers import MAP, POLICY, SPACE, Behind, stock
+from tests.real.faults_servers import MAP, POLICY, SPACE, Behind, Signing, stock
 from tests.real.fixtures import need
 
 FLAGS = "flags"
@@ -137,7 +137,8 @@ class Made:
 Maker = Callable[[World, Callable[[str], str], float], Awaitable[Made]]
 """World, what makes a URL one through the proxy, deadline in seconds → a client that is ready."""
 BehindMaker = Callable[[Behind, Callable[[str], str], float], Awaitable[Made]]
-"""One that needs no stand-in."""
+SigningMaker = Callable[[Signing, Callable[[str], str], float], Awaitable[Made]]
+"""Those that need no stand-in."""
 
 
 async def _cluster(w: Behind, via: Callable[[str], str], deadline: float) -> tuple[KubernetesCluster, Made]:
@@ -176,10 +177,10 @@ async def metrics(w: Behind, via: Callable[[str], str], deadline: float) -> Made
     return Made(ask, client.close)
 
 
-def signing(service: Service) -> BehindMaker:
+def signing(service: Service) -> SigningMaker:
     """Sign, one of the services being behind the proxy."""
 
-    async def make(w: Behind, via: Callable[[str], str], deadline: float) -> Made:
+    async def make(w: Signing, via: Callable[[str], str], deadline: float) -> Made:
         plain, token_url, config = w.sigstore.url(service), w.sigstore.token_url, w.sigstore.trust_config()
         if service == "oidc":
             token_url = via(token_url)
