@@ -58,7 +58,7 @@ def fallback_of(state: ReleaseState, folder: Path) -> list[str]:
     plan = parse_plan(
         BlobStore(folder / "blobs").get(state.run.plan_blob), "the run's plan", base=folder
     ).plan
-    return fallback(plan, Stable(dict(state.canary.stable_replicas), dict(state.canary.stable_images)))
+    return fallback(plan, Stable.recorded(state.canary))
 
 
 def _lines(state: ReleaseState, stands: Standing, folder: Path) -> list[str]:

@@ -27,6 +27,7 @@ from cockpit.journal.events import (
     RollbackVerified,
     WeightSeen,
 )
+from cockpit.journal.state import CanaryView
 from cockpit.plan.model import Plan, Service
 
 T = TypeVar("T")
@@ -50,6 +51,13 @@ class Stable:
 
     replicas: dict[str, int] = field(default_factory=dict)
     images: dict[str, str] = field(default_factory=dict)
+    canary: dict[str, str] = field(default_factory=dict)
+    """The image each canary Deployment, with no pod, was to run: what is rolled back asks for it again."""
+
+    @classmethod
+    def recorded(cls, canary: CanaryView) -> Stable:
+        """Return it as the journal has it."""
+        return cls(dict(canary.stable_replicas), dict(canary.stable_images), dict(canary.canary_images))
 
 
 class NotVerified(Exception):
@@ -125,6 +133,7 @@ class Abort:
             )
             return False
         await self._recorder.record_abort(RollbackVerified(proof=proof))
+        await self._canary_as_before(stable)
         return True
 
     # -- the steps ------------------------------------------------------------------------------------
@@ -257,6 +266,21 @@ class Abort:
             raise NotVerified(f"{error}: {problem}") from None
         proof["canary"] = "no canary pod exists, every canary Deployment is at 0"
         proof["stable"] = "every stable Deployment has its replicas ready, on the image it had before"
+
+    async def _canary_as_before(self, stable: Stable) -> None:
+        """Have the canary Deployments ask for what they did: nobody may scale up what was rolled back.
+
+        Nothing runs there any more, and nothing depends on it: what fails is noted.
+        """
+        try:
+            for service, seen in zip(self._plan.services, await self._targets.canary(), strict=True):
+                image = stable.canary.get(seen.name, seen.image)
+                if seen.image != image:
+                    act = partial(self._targets.set_image, seen.name, service.container, image)
+                    await self._do("redeploy", f"{seen.name} {image}", act)
+        except (BackendError, EffectRefused) as error:
+            text = f"a canary Deployment may still ask for what was rolled back: {visible(str(error))}"
+            self._recorder.note(Noted(level="warning", text=text))
 
     def _problem(self, now: list[DeploymentSeen], stable: Stable) -> str:
         for deployment in now:

@@ -20,6 +20,7 @@ from cockpit.base.tasks import alongside
 from cockpit.base.text import visible
 from cockpit.conductor.abort import Stable
 from cockpit.conductor.bake import Analyst, Bake, Breach, Inconclusive
+from cockpit.conductor.drift import drift, other_images, unchanged, watch_drift
 from cockpit.conductor.effects import EffectsGate
 from cockpit.conductor.recorder import Recorder
 from cockpit.conductor.resume import Progress
@@ -224,7 +225,7 @@ class Promotion:
         await self._stage(step, "bake")
         bake = Bake(self._w.analyst, self._canary, self._w.clock, self._w.recorder, step, self._w.bake)
         while True:
-            async with alongside(self._w.watch(step)):
+            async with alongside(self._w.watch(step)), alongside(self._watch_drift(weight)):
                 await bake.until_passed()
             # The agents judge what has baked; a breach in the meantime still ends the step.
             async with alongside(self._guard(step)):
@@ -234,6 +235,7 @@ class Promotion:
         await self._stage(step, "decide")
         if self._w.effects.halted:
             raise EffectRefused("HALT is in force: the step is not decided", reason="halt")
+        unchanged(await self._drift(weight))
         await self._w.recorder.record(
             StepDecided(step=step, weight=weight, decision="advance", reason=bake.summary)
         )
@@ -276,7 +278,8 @@ class Promotion:
                 by=_BY,
                 detail=image,
             )
-        await self._rolled_out(self._w.targets.canary, "the canary")
+        new = {service.canary_deployment: service.image.text for service in self._w.plan.services}
+        await self._rolled_out(self._w.targets.canary, "the canary", new)
 
     async def _observe(self, weight: int) -> None:
         """Wait until the observed share of requests agrees with the weight; the step's clock waits."""
@@ -302,6 +305,12 @@ class Promotion:
                 )
             await self._w.clock.sleep(min(self._canary.interval, 1.0))
 
+    async def _watch_drift(self, weight: int) -> None:
+        await watch_drift(self._w.targets, self._canary, self._w.clock, weight, self._stable.images)
+
+    async def _drift(self, weight: int) -> list[str]:
+        return await self._read(lambda: drift(self._w.targets, weight, self._stable.images))
+
     # -- the end --------------------------------------------------------------------------------------
 
     async def _replace_stable(self) -> None:
@@ -315,7 +324,9 @@ class Promotion:
         if not self._replacing:
             await self._w.before(last + 1)
             # Not whether all of it is ready: the canary carries everything, and its pods are replaced now.
-            if reasons := await self._against_stable(ready=False):
+            reasons = await self._against_stable(ready=False)
+            reasons += await self._drift(self._weight(last))  # a person's approval may have taken hours
+            if reasons:
                 raise PreflightFailed("; ".join(reasons))
         await self._stage(last, "promote", "stable takes the new images")
         if self._w.effects.halted:
@@ -326,11 +337,13 @@ class Promotion:
                 name, container, image = service.stable_deployment, service.container, service.image.text
                 act = partial(self._w.targets.set_image, name, container, image)
                 await self._forward("promote", f"{name} {image}", act)
-            await self._rolled_out(self._w.targets.stable, "stable", self._stable.replicas)
+            new = {service.stable_deployment: service.image.text for service in self._w.plan.services}
+            await self._rolled_out(self._w.targets.stable, "stable", new, self._stable.replicas)
         await self._stage(last, "promote", "stable carries the traffic again")
         await self._forward("shift", "canary weight 0, stable is new", partial(self._w.targets.shift, 0))
         if await self._read(self._w.targets.weight) != 0:
             raise Inconclusive("the route still gives the canary traffic")
+        unchanged(other_images(await self._read(self._w.targets.stable), new))
         # From here on it is out: canary and stable are the same version, and stable carries everything.
         self._carried = True
         self._w.effects.out()
@@ -401,22 +414,33 @@ class Promotion:
         unfit = [d.name for d in seen if d.wanted == 0 or d.ready < d.wanted or not d.settled]
         if unfit:
             raise PreflightFailed(f"stable is not healthy: {', '.join(unfit)}")
-        self._stable = Stable({d.name: d.wanted for d in seen}, {d.name: d.image for d in seen})
+        self._stable = Stable(
+            {d.name: d.wanted for d in seen},
+            {d.name: d.image for d in seen},
+            {d.name: d.image for d in canary},
+        )
         await self._w.recorder.record(
-            StableRecorded(replicas=self._stable.replicas, images=self._stable.images)
+            StableRecorded(
+                replicas=self._stable.replicas, images=self._stable.images, canary=self._stable.canary
+            )
         )
 
     async def _rolled_out(
         self,
         read: Callable[[], Awaitable[list[DeploymentSeen]]],
         what: str,
+        images: Mapping[str, str],
         least: Mapping[str, int] = MappingProxyType({}),
     ) -> None:
-        """Wait until all wanted replicas are ready, and no fewer than `least` by Deployment."""
+        """Wait until all wanted replicas are ready, and no fewer than `least` by Deployment.
+
+        Raises Inconclusive when one does not ask for its image of `images` any more.
+        """
         give_up = self._w.clock.monotonic() + self._canary.rollout_deadline
         while True:
             seen = await self._read(read)
             self._see(seen)
+            unchanged(other_images(seen, images))
             full = {d.name: max(d.wanted, least.get(d.name, 0)) for d in seen}
             waiting = [d for d in seen if not d.settled or d.ready < full[d.name]]
             if not waiting:

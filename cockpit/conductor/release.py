@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable, Coroutine
 from contextlib import AsyncExitStack
+from dataclasses import replace
 from typing import Any
 
 from cockpit.backends.cluster import Kind
@@ -173,7 +174,7 @@ class Release:
         self._p.people.over()
         state = self._p.recorder.state()
         canary = state.canary
-        stable = Stable(dict(canary.stable_replicas), dict(canary.stable_images))
+        stable = Stable.recorded(canary)
         if not canary.released or not stable.images:
             return await self._end(Ending(64, "nothing was released that could be rolled back"))
         try:
@@ -199,7 +200,7 @@ class Release:
             return await self.undo("manual", reason, "supervisor")
         if canary.released and state.rollback is None:
             return await self._end(Ending(0, "released before the conductor ended"))
-        stable = Stable(dict(canary.stable_replicas), dict(canary.stable_images))
+        stable = Stable.recorded(canary)
         if not stable.replicas:
             # No promotion had begun: nothing of prod was changed but the fence annotation.
             return await self._end(Ending(30, reason))
@@ -458,7 +459,7 @@ class Release:
 def _as_many_as(stable: Stable, present: dict[str, int]) -> Stable:
     """Return stable with no more replicas than there are: scaling it down since was for others to decide."""
     replicas = {name: min(count, present.get(name, count)) for name, count in stable.replicas.items()}
-    return Stable(replicas, stable.images)
+    return replace(stable, replicas=replicas)
 
 
 def _asked_for(error: BaseException) -> bool:

@@ -84,7 +84,7 @@ def progress_of(
         promoting=True,
         # What the canary was begun on counted then; its verdicts are held against their age at each step.
         passed=frozenset(view.phase for view in state.phases if view.status == "pass"),
-        stable=Stable(dict(canary.stable_replicas), dict(canary.stable_images)),
+        stable=Stable.recorded(canary),
         step=advanced + 1,
         started=canary.step > advanced,
         doubt=canary.reason if canary.decision == "inconclusive" else "",
@@ -142,6 +142,6 @@ async def _look(effect: EffectView, targets: Targets) -> tuple[bool, str] | None
         seen = {one.name: one for one in (*await targets.stable(), *await targets.canary())}.get(match[1])
         return None if seen is None else (seen.wanted == int(match[2]), f"{seen.wanted} replicas wanted")
     if effect.verb in ("promote", "redeploy") and (match := _IMAGE.fullmatch(effect.target)):
-        seen = {one.name: one for one in await targets.stable()}.get(match[1])
+        seen = {one.name: one for one in (*await targets.stable(), *await targets.canary())}.get(match[1])
         return None if seen is None else (seen.image == match[2], f"it runs {seen.image}")
     return None

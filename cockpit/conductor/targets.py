@@ -81,7 +81,11 @@ class Targets:
         Raises BackendGarbage when the route is not of the shape the canary needs. Rules that disagree give
         the largest weight: what may reach the canary.
         """
-        return max(canary_share(rule, self._plan) for rule in _rules(await self._read_route()))
+        return max(await self.weights())
+
+    async def weights(self) -> list[int]:
+        """Return the canary's weight in percent in each rule of the route; see `weight`."""
+        return [canary_share(rule, self._plan) for rule in _rules(await self._read_route())]
 
     async def deployment(self, name: str, container: str) -> DeploymentSeen:
         """Return a Deployment as observed."""

@@ -317,6 +317,8 @@ class StableRecorded(Event, frozen=True, tag="canary.stable.v1"):
 
     replicas: dict[str, int]
     images: dict[str, str]
+    canary: dict[str, str] = {}
+    """The image of each canary Deployment, which had no pod then."""
 
 
 class LookTaken(Event, frozen=True, tag="canary.look.v1"):

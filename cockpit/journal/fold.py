@@ -237,7 +237,9 @@ class Fold:
             self._halt = replace(self._halt, active=False)
         self._front_ends.clear()
         if not self._canary.moved:  # whatever stable is by now, it is looked at again
-            self._canary = replace(self._canary, stable_replicas={}, stable_images={}, stage="")
+            self._canary = replace(
+                self._canary, stable_replicas={}, stable_images={}, canary_images={}, stage=""
+            )
 
     def _run_closed(self, event: ev.RunClosed) -> None:
         self._closed = Closed(event.exit, event.outcome, event.cause, event.at)
@@ -392,7 +394,12 @@ class Fold:
         self._canary = replace(self._canary, replicas={**self._canary.replicas, **event.deployments})
 
     def _stable_recorded(self, event: ev.StableRecorded) -> None:
-        self._canary = replace(self._canary, stable_replicas=event.replicas, stable_images=event.images)
+        self._canary = replace(
+            self._canary,
+            stable_replicas=event.replicas,
+            stable_images=event.images,
+            canary_images=event.canary,
+        )
 
     def _look_taken(self, event: ev.LookTaken) -> None:
         if not event.watch:

@@ -118,6 +118,8 @@ class CanaryView(msgspec.Struct, frozen=True):
     stable_replicas: dict[str, int] = {}
     stable_images: dict[str, str] = {}
     """Stable as it was before the first step, by Deployment."""
+    canary_images: dict[str, str] = {}
+    """What the canary Deployments, without a pod, asked for then."""
 
 
 class EffectView(msgspec.Struct, frozen=True):

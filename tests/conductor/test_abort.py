@@ -43,7 +43,7 @@ from tests.conductor.support import (
 from tests.unit.journal.support import Disk
 
 T = TypeVar("T")
-STABLE = Stable({"web-stable": 2}, {"web-stable": OLD.format("web")})
+STABLE = Stable({"web-stable": 2}, {"web-stable": OLD.format("web")}, {"web-canary": OLD.format("web")})
 UNCHANGED = {"web": (2, OLD.format("web"))}
 
 
@@ -128,6 +128,8 @@ class Site:
     async def untouched(self) -> bool:
         """Tell whether stable is as it was, and nothing of the canary is left."""
         stable = await self.world.admin.get(DEPLOYMENT, "web-stable")
+        canary = await self.world.admin.get(DEPLOYMENT, "web-canary")
+        assert canary["spec"]["template"]["spec"]["containers"][0]["image"] == OLD.format("web")
         assert set(stable["metadata"].get("annotations", {})) - {"deployment.kubernetes.io/revision"} <= {
             FENCE,
             "release-cockpit.dev/abort",
@@ -160,7 +162,11 @@ async def test_an_abort_goes_in_order_and_is_proven(tmp_path: Path) -> None:
         assert await made.roll_back()
         assert await made.untouched()
         effects = [(e.verb, e.target) for e in await events(made.recorder, EffectIntended)]
-        assert effects == [("shift", "canary weight 0"), ("scale", "web-canary to 0")]
+        assert effects == [
+            ("shift", "canary weight 0"),
+            ("scale", "web-canary to 0"),
+            ("redeploy", f"web-canary {OLD.format('web')}"),
+        ]
         stages = [e.stage for e in await events(made.recorder, RollbackStage)]
         assert stages == ["shift", "observe", "drain", "scale_down", "verify"]
         (verified,) = await events(made.recorder, RollbackVerified)
@@ -242,7 +248,7 @@ async def test_it_can_be_taken_up_from_anywhere_in_a_promotion(tmp_path: Path) -
             # The next conductor knows what the journal says, no more.
             canary = made.recorder.state().canary
             await events(made.recorder, RollbackStage)
-            stable = Stable(dict(canary.stable_replicas), dict(canary.stable_images))
+            stable = Stable.recorded(canary)
             assert stable == STABLE
             replacing = canary.stage == "promote"
             assert await made.roll_back(stable=stable, replacing=replacing), crash_at

@@ -76,6 +76,7 @@ def test_a_signal_before_traffic_moves_ends_as_halted(reach: Reach) -> None:
     _closed(run)
 
 
+@pytest.mark.long
 def test_a_killed_conductor_is_resumed_into_an_abort(reach: Reach) -> None:
     running = reach("green", _baking)
     os.kill(running.conductor_pid(), signal.SIGKILL)
@@ -122,7 +123,7 @@ def test_a_release_that_is_out_is_rolled_back_in_another_sitting(reach: Reach) -
     assert undone.returncode == 20, undone.stdout + undone.stderr
     stable = run.of(ev.StableRecorded)[0]
     redeployed = {e.target for e in run.of(ev.EffectIntended) if e.verb == "redeploy"}
-    assert redeployed == {f"{name} {image}" for name, image in stable.images.items()}
+    assert redeployed == {f"{name} {image}" for name, image in {**stable.images, **stable.canary}.items()}
     assert run.of(ev.RollbackVerified)
     assert run.of(ev.RollbackStarted)[0].reason == "kpi_regression"
     _closed(run)
