@@ -37,6 +37,7 @@ from cockpit.evidence.pack import TRUSTED_ROOT
 from cockpit.journal.events import Noted, RollbackStarted, RollbackUnfinished, RunClosed, RunOpened
 from cockpit.journal.heads import RunKey, write_public_key
 from cockpit.journal.reader import JOURNAL_NAME
+from cockpit.journal.records import Stored
 from cockpit.journal.writer import JournalWriter
 from cockpit.plan.load import LoadedPlan, load_plan, parse_plan
 from cockpit.plan.model import Plan
@@ -50,6 +51,8 @@ _RUN_KEY = "run.key"
 _BEAT = 0.5
 _STOPPED_HARD = 75
 _UNFINISHED = 21
+_UNRECORDED = 70
+_OUTSIDE = "records of an abort are outside the journal"
 Sitting = Literal["", "run", "rollback", "kpi"]
 _FINAL = frozenset({20})
 """Exit codes after which a run has no further sitting."""
@@ -84,7 +87,7 @@ async def conduct(
     recorder = Recorder(writer, run_dir, _run_id(run_dir, clock), key)
     watched = AsyncExitStack()
     try:
-        await recorder.settle_gaps()
+        outside = await recorder.settle_gaps()
         before = recorder.state()
         loaded = load_plan(plan_path) if before.run is None else _journaled(recorder, before.run, plan_path)
         # From here to the terminal record: both ends of the release are in its trace.
@@ -104,15 +107,22 @@ async def conduct(
                 await write(reopened(before, again, reason or again))
                 ending = await run.again(again, unattended, takeover, reason, signalled)
             elif before.run is not None:
-                ending = await run.take_up(unattended, told, signalled)
+                # What an abort did is not all in the journal: there is nothing to go on from.
+                why = told or (_OUTSIDE if outside else "")
+                ending = await run.take_up(unattended, why, signalled)
             elif resume:
                 ending = Ending(30, "the conductor ended before the run had begun")
             else:
                 ending = await run.release(unattended, takeover, signalled)
             await recorder.settle_gaps()
-            await recorder.record_abort(
+            closed = await recorder.record_abort(
                 RunClosed(exit=ending.exit, outcome=ending.outcome, cause=ending.cause)
             )
+            if closed.stored is not Stored.JOURNAL:
+                # Not ended for whoever reads the record. The next sitting opens the file afresh, looks at the
+                # world, and closes it.
+                print(f"conductor: the end is not on record: {ending.cause}", file=sys.stderr)
+                return _UNRECORDED
         _finish(run_dir, recorder, ending)
         return ending.exit
     finally:

@@ -79,15 +79,17 @@ class Recorder:
         """Record a step of an abort: waits for the disk, but never longer than its bound, and never fails."""
         return await self._writer.append_abort(event)
 
-    async def settle_gaps(self) -> None:
-        """Record, where it is possible again, what was kept outside the journal."""
-        for gap in self._writer.take_gaps():
+    async def settle_gaps(self) -> bool:
+        """Record, where it is possible again, what was kept outside the journal; tell whether there was any."""
+        gaps = self._writer.take_gaps()
+        for gap in gaps:
             event = JournalGap(
                 reason=f"{gap.kind}: {gap.size} bytes, sha256 {gap.sha256}",
                 records=gap.records,
                 where=gap.file or "lost when the process ends",
             )
             await self.record_abort(event)
+        return any(gap.kind != "torn" for gap in gaps)  # a torn line was never acknowledged
 
     def keep(self, data: bytes) -> str:
         """Store bytes as a salted blob; return `sha256:…`."""
