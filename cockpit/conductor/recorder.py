@@ -80,7 +80,7 @@ class Recorder:
         return await self._writer.append_abort(event)
 
     async def settle_gaps(self) -> bool:
-        """Record, where it is possible again, what was kept outside the journal; tell whether there was any."""
+        """Record, where it is possible again, what was kept outside the journal; tell whether any was."""
         gaps = self._writer.take_gaps()
         for gap in gaps:
             event = JournalGap(
