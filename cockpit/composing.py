@@ -11,6 +11,7 @@ from typing import Any
 
 from cockpit.agentkit.context import Handles
 from cockpit.backends.device_flow import IdTokenChecker
+from cockpit.backends.tls import USUAL, Tls
 from cockpit.base.clock import Clock
 from cockpit.base.errors import UsageError
 from cockpit.base.redact import Redactor
@@ -39,6 +40,7 @@ from cockpit.conductor.step_up import SecretReader, StepUpDesk, TokenChecker
 from cockpit.conductor.timetable import Timetable
 from cockpit.conductor.tools import BakeClock, Handover, Reverify
 from cockpit.conductor.watches import operator_lost, window_end
+from cockpit.connecting import tls_of
 from cockpit.control.messages import Command
 from cockpit.evidence.pack import TRUSTED_ROOT
 from cockpit.plan.load import LoadedPlan
@@ -230,17 +232,32 @@ def _desks(core: Core, policy: ActPolicy, *, unattended: bool) -> Desks | None:
     )
     glass = BreakGlassDesk(plan, core.loaded.sha256, recorder, checker, approvals, policy)
     secrets = _secrets(core.loaded.base, core.redactor)
-    step_up = StepUpDesk(registry, recorder, clock, secrets, checker_of_logins(registry, clock))
+    step_up = StepUpDesk(
+        registry,
+        recorder,
+        clock,
+        secrets,
+        checker_of_logins(registry, clock, lambda: tls_of(plan, core.loaded.base)),
+    )
     return Desks(approvals, glass, step_up, recorder, clock)
 
 
-def checker_of_logins(registry: Registry, clock: Clock) -> TokenChecker:
-    """Return what checks that a person of the plan has just logged in, each login once."""
+def checker_of_logins(
+    registry: Registry, clock: Clock, tls: Callable[[], Tls] = lambda: USUAL
+) -> TokenChecker:
+    """Return what checks that a person of the plan has just logged in, each login once.
+
+    `tls` is asked at each login: where it raises UsageError the login cannot be checked.
+    """
     logins = IdTokenChecker(clock=clock)
 
     async def check(token: str, person: Person) -> str:
         return await logins.check(
-            token, registry.issuer_of(person), person.identity, broker=registry.login_of(person)
+            token,
+            registry.issuer_of(person),
+            person.identity,
+            broker=registry.login_of(person),
+            tls=tls(),
         )
 
     return check

@@ -22,6 +22,7 @@ from cockpit.backends.policy import EmbeddedRego
 from cockpit.backends.policy_opa import ReleasePolicy, release_policy
 from cockpit.backends.registry import OciRegistry
 from cockpit.backends.signing import HttpToken, SigstoreSigning
+from cockpit.backends.tls import USUAL, Tls, read_authorities
 from cockpit.base.clock import Clock
 from cockpit.base.errors import UsageError
 from cockpit.base.redact import Redactor
@@ -29,6 +30,7 @@ from cockpit.base.text import visible
 from cockpit.conductor.recorder import Recorder
 from cockpit.journal.events import Noted
 from cockpit.plan.load import LoadedPlan
+from cockpit.plan.model import Plan
 from cockpit.plan.operations import External
 from cockpit.plan.values import SecretRef
 
@@ -48,6 +50,8 @@ class Backends:
     redactor: Redactor
     stages: Mapping[str, KubernetesCluster]
     """The environments before prod, connected when the release gets there."""
+    tls: Tls = USUAL
+    """Whom clients trust that are made later."""
 
     async def connect(self) -> None:
         """Connect what must be connected beforehand; raises BackendError."""
@@ -69,6 +73,12 @@ class Backends:
             await self.handles.drills.close()
 
 
+def tls_of(plan: Plan, base: Path) -> Tls:
+    """Return whom a plan's clients trust over TLS; raises UsageError for a CA file that cannot be used."""
+    name = plan.targets.ca_file
+    return read_authorities(base / name) if name else USUAL
+
+
 class Clients:
     """Makes each client of a plan, none of them connected; a release and the doctor use the same.
 
@@ -84,6 +94,7 @@ class Clients:
         self._clock = clock
         self._redactor = redactor
         self._aborting = aborting
+        self._tls: Tls | None = None
 
     def secret(self, reference: SecretRef) -> str:
         """Return a secret, known to the redactor from then on."""
@@ -98,6 +109,17 @@ class Clients:
         self._redactor.add(value)
         return value
 
+    def tls(self) -> Tls:
+        """Return whom clients trust over TLS."""
+        if self._tls is None:
+            try:
+                self._tls = tls_of(self._plan, self._base)
+            except UsageError:
+                if not self._aborting:
+                    raise
+                self._tls = USUAL  # who needs more than the usual ones will say so; the abort goes on
+        return self._tls
+
     def kubernetes(self, namespace: str = "") -> KubernetesCluster:
         """Return the cluster, in the release's namespace or another."""
         target = self._plan.targets.kubernetes
@@ -107,6 +129,7 @@ class Clients:
             namespace or target.namespace,
             ca_file=str(self._base / target.ca_file) if target.ca_file else "",
             deadline=target.deadline,
+            tls=self.tls(),
         )
 
     def flags(self) -> ConfigMapFlags | None:
@@ -120,6 +143,7 @@ class Clients:
             configmap=target.configmap,
             key=target.key,
             evaluate_url=target.evaluate_url,
+            tls=self.tls(),
         )
 
     def drills(self) -> NamespaceDrills | None:
@@ -130,12 +154,13 @@ class Clients:
     def metrics(self) -> PrometheusMetrics:
         """Return Prometheus."""
         target = self._plan.targets.prometheus
-        return PrometheusMetrics(target.url, clock=self._clock, deadline=target.deadline)
+        return PrometheusMetrics(target.url, clock=self._clock, deadline=target.deadline, tls=self.tls())
 
     def registry(self) -> OciRegistry:
         """Return the registry."""
         target = self._plan.targets.registry
-        return OciRegistry(target.url, token=self.secret(target.token) if target.token else None)
+        token = self.secret(target.token) if target.token else None
+        return OciRegistry(target.url, token=token, tls=self.tls())
 
     def forge(self) -> GitRepo:
         """Return the repository."""
@@ -147,12 +172,20 @@ class Clients:
         if target is None:
             return None
         token = self.secret(target.token)
-        return GitHubIssues(target.url, target.repository, token, clock=self._clock, deadline=target.deadline)
+        return GitHubIssues(
+            target.url,
+            target.repository,
+            token,
+            clock=self._clock,
+            deadline=target.deadline,
+            tls=self.tls(),
+        )
 
     def policy(self) -> ReleasePolicy:
         """Return the engine of the release policy."""
         target = self._plan.targets.policy
-        return release_policy(target, self._base, self.secret(target.token) if target.token else "")
+        token = self.secret(target.token) if target.token else ""
+        return release_policy(target, self._base, token, tls=self.tls())
 
     def trust(self) -> str:
         """Return the trust configuration's text."""
@@ -169,19 +202,28 @@ class Clients:
         """Return where the release's identity token is asked for."""
         target = self._plan.targets.signing
         return HttpToken(
-            target.token_url, secret=lambda: self.secret(target.token_secret), subject=target.identity
+            target.token_url,
+            secret=lambda: self.secret(target.token_secret),
+            subject=target.identity,
+            tls=self.tls(),
         )
 
     def load(self) -> LoadGenerator | None:
         """Return what sends load; None where the plan names no place for it."""
         target = self._plan.targets.load
-        return generator_for(target.generator, target.url, target.environment) if target is not None else None
+        if target is None:
+            return None
+        return generator_for(target.generator, target.url, target.environment, tls=self.tls())
 
     def signing(self) -> SigstoreSigning:
         """Return the signer."""
         target = self._plan.targets.signing
         return SigstoreSigning(
-            self.trust(), token=self.token(), identity=target.identity, issuer=target.issuer
+            self.trust(),
+            token=self.token(),
+            identity=target.identity,
+            issuer=target.issuer,
+            tls=self.tls(),
         )
 
 
@@ -212,10 +254,11 @@ def backends_of(loaded: LoadedPlan, clock: Clock, redactor: Redactor, *, abortin
         policies=deciding.reader,
         policy_store=deciding.store,
         load=clients.load(),
-        http=BoundedHttpReader(),
+        http=BoundedHttpReader(tls=clients.tls()),
         signing=signing,
         webhooks=Webhook(
-            {hook.name: clients.secret(hook.secret) for hook in targets.webhooks if hook.secret}
+            {hook.name: clients.secret(hook.secret) for hook in targets.webhooks if hook.secret},
+            tls=clients.tls(),
         ),
         issues=clients.issues(),
         flags=clients.flags(),
@@ -225,10 +268,21 @@ def backends_of(loaded: LoadedPlan, clock: Clock, redactor: Redactor, *, abortin
     stages: dict[str, KubernetesCluster] = {
         stage.environment: clients.kubernetes(stage.namespace) for stage in plan.stages
     }
-    return Backends(handles, cluster, abort_cluster, metrics, registry, signing, forge, redactor, stages)
+    return Backends(
+        handles,
+        cluster,
+        abort_cluster,
+        metrics,
+        registry,
+        signing,
+        forge,
+        redactor,
+        stages,
+        clients.tls(),
+    )
 
 
-def external_of(loaded: LoadedPlan, run_dir: Path, recorder: Recorder, redactor: Redactor) -> ExternalAgents:
+def external_of(loaded: LoadedPlan, run_dir: Path, recorder: Recorder, backends: Backends) -> ExternalAgents:
     """Return the plan's agents that are not ours."""
 
     def secret(external: External) -> str:
@@ -238,7 +292,7 @@ def external_of(loaded: LoadedPlan, run_dir: Path, recorder: Recorder, redactor:
             value = external.token.read(loaded.base)
         except LookupError as error:
             raise UsageError(str(error), where=external.token.ref) from None
-        redactor.add(value)
+        backends.redactor.add(value)
         return value
 
     return ExternalAgents(
@@ -247,6 +301,7 @@ def external_of(loaded: LoadedPlan, run_dir: Path, recorder: Recorder, redactor:
         recorder,
         secret=secret,
         note=lambda text: _noted(recorder, text),
+        tls=backends.tls,
     )
 
 

@@ -162,7 +162,7 @@ async def _dispatch(
             # Agents read the run they are part of from the journal's state.
             await recorder.record(opened(loaded, run_id, key, clock, recorder))
             gate = EffectsGate(recorder, _NeverHeld(), clock, loaded.plan.window_utc, frozenset())
-            external = external_of(loaded, folder, recorder, redactor)
+            external = external_of(loaded, folder, recorder, backends)
             dispatch = LocalDispatch(loaded, folder, clock, recorder, backends.handles, gate, external)
             yield AgentCalls(dispatch, recorder, clock, deadline=loaded.plan.agent_deadline)
         finally:

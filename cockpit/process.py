@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Literal
 
 from cockpit.backends.forge import GitRepo
+from cockpit.backends.tls import USUAL
 from cockpit.base.clock import Clock, SystemClock
 from cockpit.base.errors import CockpitError, UsageError
 from cockpit.base.files import write_private
@@ -31,7 +32,7 @@ from cockpit.conductor.ending import Ending, cause_text, exit_before_traffic, wr
 from cockpit.conductor.people import People, Stop
 from cockpit.conductor.recorder import Recorder
 from cockpit.conductor.resume import must_abort
-from cockpit.connecting import backends_of
+from cockpit.connecting import backends_of, tls_of
 from cockpit.control.client import operator
 from cockpit.evidence.pack import TRUSTED_ROOT
 from cockpit.journal.events import Noted, RollbackStarted, RollbackUnfinished, RunClosed, RunOpened
@@ -154,7 +155,13 @@ def _outlets(loaded: LoadedPlan, redactor: Redactor) -> Outlets:
             redactor.add(token)
         except LookupError as error:
             print(f"conductor: telemetry: {error}", file=sys.stderr)
-    return Outlets(otlp=out.otlp or "", otlp_token=token, metrics_port=out.metrics_port)
+    tls = USUAL
+    if out.otlp is not None:
+        try:
+            tls = tls_of(loaded.plan, loaded.base)
+        except UsageError as error:  # whoever needs it for the release says so
+            print(f"conductor: telemetry: {error}", file=sys.stderr)
+    return Outlets(otlp=out.otlp or "", otlp_token=token, tls=tls, metrics_port=out.metrics_port)
 
 
 class _Run:
@@ -341,7 +348,7 @@ class _Run:
         released = state.canary.released and state.rollback is None and not undoing
         if released or not state.canary.stable_replicas:
             return Ending(0 if released else 30, cause)
-        stable = Stable(dict(state.canary.stable_replicas), dict(state.canary.stable_images))
+        stable = Stable.recorded(state.canary)
         commands = fallback(self._loaded.plan, stable)
         await self._recorder.record_abort(RollbackStarted(reason="crash", cause=cause, by="supervisor"))
         await self._recorder.record_abort(RollbackUnfinished(reason=cause, fallback=commands))
@@ -398,7 +405,7 @@ async def _keep_fallback(run_dir: Path, plan: Plan, recorder: Recorder, clock: C
         try:
             canary = recorder.state().canary
             if canary.stable_images != known:
-                commands = fallback(plan, Stable(dict(canary.stable_replicas), dict(canary.stable_images)))
+                commands = fallback(plan, Stable.recorded(canary))
                 write_private(run_dir / FALLBACK, ("\n".join(commands) + "\n").encode())
                 known = dict(canary.stable_images)
         except (OSError, CockpitError):

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from cockpit.backends.tls import USUAL, Tls
 from cockpit.base.clock import Clock, iso
 from cockpit.base.errors import ChainBroken
 from cockpit.base.redact import Redactor
@@ -42,6 +43,7 @@ class Outlets:
 
     otlp: str = ""
     otlp_token: str = ""
+    tls: Tls = USUAL
     metrics_port: int | None = None
 
 
@@ -180,7 +182,9 @@ class Telemetry:
         if self._outlets.otlp:
             from cockpit.otlp import OtlpShipper
 
-            self._shipper = OtlpShipper(self._outlets.otlp, token=self._outlets.otlp_token)
+            self._shipper = OtlpShipper(
+                self._outlets.otlp, token=self._outlets.otlp_token, tls=self._outlets.tls
+            )
         return Spans(
             self._run_dir / TRACES,
             {"tenant": "*", **self._labels, "run": run_id},

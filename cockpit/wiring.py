@@ -114,7 +114,7 @@ def wire(
         sitting=sitting,
     )
     roster = roster_with(ROSTER, plan.external)
-    external = external_of(loaded, run_dir, recorder, backends.redactor)
+    external = external_of(loaded, run_dir, recorder, backends)
     dispatch = LocalDispatch(loaded, run_dir, clock, recorder, handles, effects, external)
 
     def consequences(agent: str, response: AgentResponse) -> list[Event]:
@@ -204,7 +204,7 @@ def _stages(
                 cluster.connect,
             )
         )
-    metrics, http = backends.metrics, BoundedHttpReader()
+    metrics, http = backends.metrics, BoundedHttpReader(tls=backends.tls)
     return Stages(plan, places, effects, metrics, http, recorder, clock, people.resumed)
 
 

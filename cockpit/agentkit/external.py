@@ -17,6 +17,7 @@ from cockpit.agentkit.artifacts import FOLDER
 from cockpit.agentkit.context import Blobs
 from cockpit.agentkit.external_transport import ask_command, ask_url
 from cockpit.agentkit.info import AgentInfo
+from cockpit.backends.tls import USUAL, Tls
 from cockpit.base.errors import MessageInvalid, UsageError
 from cockpit.base.files import sha256_file
 from cockpit.base.limits import MAX_BLOB_BYTES
@@ -62,7 +63,9 @@ class ExternalAgents:
         *,
         secret: Callable[[External], str],
         note: Callable[[str], None] = lambda text: None,
+        tls: Tls = USUAL,
     ) -> None:
+        self._tls = tls
         self._loaded = loaded
         self._run_dir = run_dir
         self._blobs = blobs
@@ -84,6 +87,7 @@ class ExternalAgents:
                 token=self._secret(external) if external.token is not None else "",
                 trace_id=message.trace_id,
                 deadline=external.deadline,
+                tls=self._tls,
             )
         else:
             raw = await self._command(info, external, request)

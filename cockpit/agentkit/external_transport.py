@@ -19,6 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from cockpit.backends.http import hung_up
+from cockpit.backends.tls import USUAL, Tls
 from cockpit.base.errors import (
     AnswerLate,
     BackendGarbage,
@@ -207,7 +208,9 @@ async def _gone(child: asyncio.subprocess.Process) -> None:
             await child.wait()
 
 
-async def ask_url(url: str, request: bytes, *, token: str, trace_id: str, deadline: float) -> bytes:
+async def ask_url(
+    url: str, request: bytes, *, token: str, trace_id: str, deadline: float, tls: Tls = USUAL
+) -> bytes:
     """POST `request` to `url` and return the body of its 200; no redirect is followed.
 
     Raises AnswerLate, MessageInvalid (too long), BackendRefused (4xx, a redirect), BackendGarbage or
@@ -215,6 +218,7 @@ async def ask_url(url: str, request: bytes, *, token: str, trace_id: str, deadli
     """
     import httpx
 
+    outside = httpx.URL(url).host not in _LOOPBACK
     where = visible(str(httpx.URL(url).copy_with(query=None, userinfo=b"")), limit=200)
     headers = {
         "Content-Type": "application/json",
@@ -228,7 +232,9 @@ async def ask_url(url: str, request: bytes, *, token: str, trace_id: str, deadli
     try:
         async with (
             asyncio.timeout(deadline),
-            httpx.AsyncClient(timeout=deadline, trust_env=httpx.URL(url).host not in _LOOPBACK) as client,
+            httpx.AsyncClient(
+                timeout=deadline, trust_env=outside, verify=tls.context(environment=outside)
+            ) as client,
             client.stream("POST", url, content=request, headers=headers, follow_redirects=False) as answer,
         ):
             if answer.headers.get("content-encoding", "identity") != "identity":

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
 from urllib.parse import quote
 
+from cockpit.backends.tls import USUAL, Tls
 from cockpit.base.errors import BackendGarbage, BackendRefused, BackendUnreachable, Conflict
 from cockpit.base.limits import MAX_ANSWER_BYTES
 from cockpit.base.text import visible
@@ -104,12 +105,20 @@ class KubernetesCluster:
     """The real client. `deadline` seconds bound each request, from connect to the last byte."""
 
     def __init__(
-        self, url: str, token: str, namespace: str, *, ca_file: str = "", deadline: float = 10.0
+        self,
+        url: str,
+        token: str,
+        namespace: str,
+        *,
+        ca_file: str = "",
+        deadline: float = 10.0,
+        tls: Tls = USUAL,
     ) -> None:
         self._url = url.rstrip("/")
         self._token = token
         self._namespace = namespace
         self._ca_file = ca_file
+        self._tls = tls
         self._deadline = deadline
         self._client: DynamicClient | None = None
         self._resources: dict[Kind, Any] = {}
@@ -130,7 +139,10 @@ class KubernetesCluster:
             configuration.ssl_ca_cert = self._ca_file
         configuration.client_session_kwargs = {"middlewares": (_asked_again(self._deadline), _sent_once)}
         try:
-            client = DynamicClient(ApiClient(configuration))  # type: ignore[no-untyped-call]
+            api = ApiClient(configuration)
+            if not self._ca_file:  # a CA of its own is the only one
+                self._tls.add_to(api.rest_client.ssl_context)
+            client = DynamicClient(api)  # type: ignore[no-untyped-call]
         except OSError as error:  # TLS errors are such
             raise BackendUnreachable(
                 f"the CA file cannot be used: {visible(str(error), limit=200)}",

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from typing import Any
 from urllib.parse import urlsplit
 
+from cockpit.backends.tls import USUAL, Tls
 from cockpit.base.clock import Clock
 from cockpit.base.errors import BackendGarbage, BackendRefused, BackendUnreachable, CockpitError, UsageError
 from cockpit.base.text import visible
@@ -41,12 +42,19 @@ class DeviceFlow:
     """Gets an ID token of whoever logs in; `issuer` is the OpenID issuer's URL."""
 
     def __init__(
-        self, issuer: str, *, clock: Clock, client_id: str = CLIENT_ID, timeout: float = 10.0
+        self,
+        issuer: str,
+        *,
+        clock: Clock,
+        client_id: str = CLIENT_ID,
+        timeout: float = 10.0,
+        tls: Tls = USUAL,
     ) -> None:
         self._issuer = issuer
         self._clock = clock
         self._client_id = client_id
         self._timeout = timeout
+        self._tls = tls
 
     async def token(self, show: Callable[[Prompt], None], *, deadline: float) -> str:
         """Return an ID token once the person has logged in, within `deadline` seconds.
@@ -54,7 +62,7 @@ class DeviceFlow:
         Raises BackendRefused when they or the issuer say no or the code expires, BackendUnreachable when the
         issuer does not answer, BackendGarbage for nonsense.
         """
-        http = _Http(self._timeout)
+        http = _Http(self._timeout, self._tls)
         found = await _discover(http, self._issuer)
         asked = await http.post(
             _address(found, "device_authorization_endpoint", self._issuer),
@@ -96,14 +104,16 @@ class TokenInvalid(BackendRefused):
     """An identity token that does not hold; `what` says why."""
 
 
-async def claims_of(token: str, issuer: str, *, client_id: str, timeout: float) -> Mapping[str, Any]:
+async def claims_of(
+    token: str, issuer: str, *, client_id: str, timeout: float, tls: Tls = USUAL
+) -> Mapping[str, Any]:
     """Return the claims of an ID token that `issuer` has signed for `client_id` and that has not expired.
 
     Raises TokenInvalid, and BackendError when the issuer's keys cannot be had.
     """
     import jwt
 
-    http = _Http(timeout)
+    http = _Http(timeout, tls)
     found = await _discover(http, issuer)
     keys = await http.get(_address(found, "jwks_uri", issuer))
     try:
@@ -144,7 +154,9 @@ class IdTokenChecker:
         self._timeout = timeout
         self._used: set[str] = set()
 
-    async def check(self, token: str, issuer: str, identity: str, *, broker: str = "") -> str:
+    async def check(
+        self, token: str, issuer: str, identity: str, *, broker: str = "", tls: Tls = USUAL
+    ) -> str:
         """Return why a token does not prove that `identity` has just logged in at `issuer`, or nothing.
 
         A token of `broker` proves it too, where it says that the login was at `issuer`: of its own it knows
@@ -157,7 +169,11 @@ class IdTokenChecker:
         brokered = broker not in ("", issuer) and _said_issuer(token) == broker
         try:
             claims = await claims_of(
-                token, broker if brokered else issuer, client_id=self._client_id, timeout=self._timeout
+                token,
+                broker if brokered else issuer,
+                client_id=self._client_id,
+                timeout=self._timeout,
+                tls=tls,
             )
         except TokenInvalid as error:
             return error.what
@@ -206,8 +222,9 @@ class _Answer:
 class _Http:
     """Bounded requests to an issuer; addresses are https, or on this machine."""
 
-    def __init__(self, timeout: float) -> None:
+    def __init__(self, timeout: float, tls: Tls) -> None:
         self._timeout = timeout
+        self._tls = tls
 
     async def get(self, url: str) -> Mapping[str, Any]:
         answer = await self._send("GET", url, None)
@@ -225,7 +242,11 @@ class _Http:
         try:
             async with (
                 asyncio.timeout(self._timeout),
-                httpx.AsyncClient(timeout=self._timeout, trust_env=not local) as client,
+                httpx.AsyncClient(
+                    timeout=self._timeout,
+                    trust_env=not local,
+                    verify=self._tls.context(environment=not local),
+                ) as client,
                 client.stream(method, url, data=dict(form) if form is not None else None) as answer,
             ):
                 body = bytearray()

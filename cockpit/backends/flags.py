@@ -14,6 +14,7 @@ from urllib.parse import quote
 
 from cockpit.backends.cluster import CONFIGMAP, Cluster, Object
 from cockpit.backends.http import origin
+from cockpit.backends.tls import USUAL, Tls
 from cockpit.base.errors import (
     BackendGarbage,
     BackendRefused,
@@ -106,12 +107,14 @@ class ConfigMapFlags:
         key: str,
         evaluate_url: str,
         deadline: float = 5.0,
+        tls: Tls = USUAL,
     ) -> None:
         self._cluster = cluster
         self._configmap = configmap
         self._key = key
         self._url = evaluate_url.rstrip("/")
         self._deadline = deadline
+        self._tls = tls
         self._connected = False
         self._connecting = asyncio.Lock()
         self._client: httpx.AsyncClient | None = None
@@ -217,7 +220,11 @@ class ConfigMapFlags:
 
         if self._client is None:
             local = origin(self._url)[1] in _LOOPBACK
-            self._client = httpx.AsyncClient(timeout=self._deadline, trust_env=not local)
+            self._client = httpx.AsyncClient(
+                timeout=self._deadline,
+                trust_env=not local,
+                verify=self._tls.context(environment=not local),
+            )
         url = f"{self._url}/ofrep/v1/evaluate/flags/{quote(flag, safe='')}"
         context = {"targetingKey": tenant, TENANT: tenant}
         where = visible(url, limit=200)

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-import ssl
 from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import cache
 from typing import Protocol
 from urllib.parse import urljoin, urlsplit
 
+from cockpit.backends.tls import USUAL, Tls
 from cockpit.base.errors import BackendGarbage, BackendRefused, BackendUnreachable, UsageError
 from cockpit.base.limits import MAX_ANSWER_BYTES
 from cockpit.base.text import visible
@@ -44,9 +43,12 @@ class HttpReader(Protocol):
 class BoundedHttpReader:
     """The real reader, over httpx; `deadline` seconds (with redirects) and `max_bytes` bound an answer."""
 
-    def __init__(self, *, deadline: float = 10.0, max_bytes: int = MAX_ANSWER_BYTES) -> None:
+    def __init__(
+        self, *, deadline: float = 10.0, max_bytes: int = MAX_ANSWER_BYTES, tls: Tls = USUAL
+    ) -> None:
         self._deadline = deadline
         self._max_bytes = max_bytes
+        self._tls = tls
 
     async def get(self, url: str, *, headers: Mapping[str, str] | None = None) -> HttpAnswer:
         """Return the answer to GET; see HttpReader."""
@@ -60,7 +62,11 @@ class BoundedHttpReader:
         try:
             async with (
                 asyncio.timeout(self._deadline),
-                httpx.AsyncClient(timeout=self._deadline, trust_env=outside, verify=_tls(outside)) as client,
+                httpx.AsyncClient(
+                    timeout=self._deadline,
+                    trust_env=outside,
+                    verify=self._tls.context(environment=outside),
+                ) as client,
             ):
                 for _ in range(_REDIRECTS + 1):
                     answer = await self._once(client, url, asked)
@@ -102,14 +108,6 @@ class BoundedHttpReader:
                 body=bytes(body),
                 took_s=loop.time() - start,
             )
-
-
-@cache
-def _tls(trust_env: bool) -> ssl.SSLContext:
-    """Return the trust of every client: reading the certificates takes longer than many an answer."""
-    import httpx
-
-    return httpx.create_ssl_context(trust_env=trust_env)
 
 
 def hung_up(error: Exception) -> bool:

@@ -35,6 +35,7 @@ from cockpit.backends.issue_answers import (
     marker,
     origin_of,
 )
+from cockpit.backends.tls import USUAL, Tls
 from cockpit.base.clock import Clock
 from cockpit.base.errors import BackendError, BackendGarbage, BackendUnreachable, UsageError
 from cockpit.base.text import visible
@@ -140,7 +141,9 @@ class GitHubIssues:
         clock: Clock,
         deadline: float = 10.0,
         max_wait: float = 30.0,
+        tls: Tls = USUAL,
     ) -> None:
+        self._tls = tls
         parts = urlsplit(url)
         if parts.scheme not in ("http", "https") or not parts.hostname or parts.username or parts.query:
             raise UsageError(
@@ -353,7 +356,11 @@ class GitHubIssues:
         try:
             async with (
                 asyncio.timeout(self._deadline),
-                httpx.AsyncClient(timeout=self._deadline, trust_env=not self._local) as client,
+                httpx.AsyncClient(
+                    timeout=self._deadline,
+                    trust_env=not self._local,
+                    verify=self._tls.context(environment=not self._local),
+                ) as client,
                 client.stream(method, url, params=params, content=content, headers=headers) as answer,
             ):
                 return answer.status_code, headers_of(answer), await body_of(answer, where)

@@ -18,6 +18,7 @@ from cockpit.backends.load import (
     measured,
     request_of,
 )
+from cockpit.backends.tls import USUAL, Tls
 from cockpit.base.child import in_child
 from cockpit.base.errors import BackendGarbage, UsageError
 from cockpit.verdicts.rules.load_result import LoadResult
@@ -47,6 +48,7 @@ class K6Generator:
         *,
         timeout: float = 10.0,
         under_way: int = MAX_UNDER_WAY,
+        tls: Tls = USUAL,
     ) -> None:
         check_place(url, environment)
         self._url = url.rstrip("/")
@@ -54,6 +56,7 @@ class K6Generator:
         self._program = program
         self._timeout = timeout
         self._under_way = under_way
+        self._tls = tls
         self._turn = asyncio.Lock()
 
     @property
@@ -81,6 +84,7 @@ class K6Generator:
                 **request_of(profile, self._url, self._timeout),
                 "program": str(self._program),
                 "under_way": self._under_way,
+                "authorities": self._tls.added,
             }
         ).encode()
         if len(request) > _MAX_REQUEST:
@@ -109,9 +113,11 @@ async def version_of(program: Path) -> str:
         raise BackendGarbage("k6 does not tell its version") from None
 
 
-def generator_for(choice: Choice, url: str, environment: str, *, path: str | None = None) -> LoadGenerator:
+def generator_for(
+    choice: Choice, url: str, environment: str, *, path: str | None = None, tls: Tls = USUAL
+) -> LoadGenerator:
     """Return the generator a plan asks for: `auto` is k6 where it is installed; `k6` never falls back."""
     program = installed(path) if choice != "builtin" else None
     if choice == "k6" or program is not None:
-        return K6Generator(url, environment, program)
-    return OpenLoopGenerator(url, environment)
+        return K6Generator(url, environment, program, tls=tls)
+    return OpenLoopGenerator(url, environment, tls=tls)

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 from cockpit.backends.http import origin
+from cockpit.backends.tls import USUAL, Tls
 from cockpit.base.child import in_child
 from cockpit.base.errors import BackendRefused, BackendUnreachable, UsageError
 from cockpit.verdicts.rules.load_result import LoadResult, read_result
@@ -62,11 +63,12 @@ class OpenLoopGenerator:
     One run at a time: two at once would measure each other.
     """
 
-    def __init__(self, url: str, environment: str, *, timeout: float = 10.0) -> None:
+    def __init__(self, url: str, environment: str, *, timeout: float = 10.0, tls: Tls = USUAL) -> None:
         check_place(url, environment)
         self._url = url.rstrip("/")
         self._environment = environment
         self._timeout = timeout
+        self._tls = tls
         self._turn = asyncio.Lock()
 
     @property
@@ -90,7 +92,9 @@ class OpenLoopGenerator:
         async with self._turn:
             raw = await in_child(
                 "cockpit.backends.load_child",
-                json.dumps(request_of(profile, self._url, self._timeout)).encode(),
+                json.dumps(
+                    {**request_of(profile, self._url, self._timeout), "authorities": self._tls.added}
+                ).encode(),
                 what="the load generator",
                 deadline=profile.seconds + GRACE,
             )

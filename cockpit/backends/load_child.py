@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import ssl
 import sys
 from collections.abc import Mapping
 from typing import Any
@@ -43,12 +44,23 @@ class Counts:
 
 
 async def send(
-    url: str, rps: float, seconds: float, paths: Mapping[str, list[str]], timeout_s: float
+    url: str,
+    rps: float,
+    seconds: float,
+    paths: Mapping[str, list[str]],
+    timeout_s: float,
+    authorities: str = "",
 ) -> dict[str, Counts]:
-    """Send `rps` requests a second to each service for `seconds`; return what came of them."""
+    """Send `rps` requests a second to each service for `seconds`; return what came of them.
+
+    `authorities` (PEM) are trusted besides the machine's.
+    """
     counts = {service: Counts() for service in paths}
     timeout = aiohttp.ClientTimeout(total=timeout_s)
-    connector = aiohttp.TCPConnector(limit=MAX_UNDER_WAY)
+    trust = ssl.create_default_context()
+    if authorities:
+        trust.load_verify_locations(cadata=authorities)
+    connector = aiohttp.TCPConnector(limit=MAX_UNDER_WAY, ssl=trust)
     slots = _Slots(MAX_UNDER_WAY)
     async with aiohttp.ClientSession(timeout=timeout, connector=connector, trust_env=False) as session:
         start = asyncio.get_running_loop().time() + 0.05
@@ -126,7 +138,14 @@ def main() -> int:
     """Run one profile."""
     request: dict[str, Any] = json.loads(sys.stdin.buffer.read())
     counts = asyncio.run(
-        send(request["url"], request["rps"], request["seconds"], request["paths"], request["timeout"])
+        send(
+            request["url"],
+            request["rps"],
+            request["seconds"],
+            request["paths"],
+            request["timeout"],
+            request.get("authorities", ""),
+        )
     )
     services = {
         service: {

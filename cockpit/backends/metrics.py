@@ -10,6 +10,7 @@ from email.utils import parsedate_to_datetime
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 from urllib.parse import urlsplit
 
+from cockpit.backends.tls import USUAL, Tls
 from cockpit.base.clock import Clock, SystemClock, iso
 from cockpit.base.errors import (
     BackendError,
@@ -51,7 +52,7 @@ class PrometheusMetrics:
 
     `url`: base URL, http or https, without credentials. Seconds: `connect_timeout` to connect, `read_timeout`
     between two arrivals of data, `deadline` for a whole query with the wait for a free thread. Nothing is
-    retried, no redirect is followed, no proxy is taken from the environment. `verify`: True, or a CA file.
+    retried, no redirect is followed, no proxy is taken from the environment.
     """
 
     def __init__(
@@ -64,14 +65,14 @@ class PrometheusMetrics:
         deadline: float = 10.0,
         concurrency: int = 4,
         headers: Mapping[str, str] | None = None,
-        verify: bool | str = True,
+        tls: Tls = USUAL,
     ) -> None:
         self._url = _base_url(url)
         self._clock = clock or SystemClock()
         self._timeouts = (connect_timeout, read_timeout)
         self._deadline = deadline
         self._headers = dict(headers or {})
-        self._verify = verify
+        self._tls = tls
         self._threads = BoundedThreads("metrics", concurrency)
         self._lock = threading.Lock()
         self._idle: list[Connection] = []
@@ -173,7 +174,7 @@ class PrometheusMetrics:
             connection = Connection(
                 self._url,
                 headers=self._headers,
-                verify=self._verify,
+                tls=self._tls,
                 now=self._clock.now,
                 monotonic=self._clock.monotonic,
             )

@@ -14,6 +14,7 @@ from urllib.parse import urlsplit
 
 from cockpit.backends.notices import Message
 from cockpit.backends.notify_shapes import Post, posts, signed
+from cockpit.backends.tls import USUAL, Tls
 from cockpit.base.clock import Clock, SystemClock
 from cockpit.base.errors import BackendError, BackendGarbage, BackendRefused, BackendUnreachable
 from cockpit.base.text import visible
@@ -67,7 +68,9 @@ class Webhook:
         *,
         deadline: float = 10.0,
         clock: Clock | None = None,
+        tls: Tls = USUAL,
     ) -> None:
+        self._tls = tls
         self._secrets = dict(secrets or {})
         self._deadline = deadline
         self._clock = clock or SystemClock()
@@ -119,7 +122,10 @@ class Webhook:
         local = urlsplit(one.url).hostname in _LOCAL
         # A connection of its own for each message: one that hangs takes nothing else with it.
         async with httpx.AsyncClient(
-            timeout=self._deadline, trust_env=not local, follow_redirects=False
+            timeout=self._deadline,
+            trust_env=not local,
+            verify=self._tls.context(environment=not local),
+            follow_redirects=False,
         ) as client:
             for last in (False, True):
                 seen.status = 0

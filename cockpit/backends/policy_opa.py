@@ -25,6 +25,7 @@ from cockpit.backends.policy_engine import (
     refusal,
     unfit,
 )
+from cockpit.backends.tls import USUAL, Tls
 from cockpit.base.errors import BackendGarbage, BackendRefused, BackendUnreachable
 from cockpit.base.text import visible
 from cockpit.plan.operations import PolicyEngine
@@ -61,11 +62,12 @@ class PolicyStore(PolicyReader, Protocol):
 class OpaHttp:
     """Requests to OPA: bearer token, no redirect, no compression, bounded in bytes and by a deadline."""
 
-    def __init__(self, url: str, *, token: str = "", deadline: float) -> None:
+    def __init__(self, url: str, *, token: str = "", deadline: float, tls: Tls = USUAL) -> None:
         self._url = url.rstrip("/")
         self._token = token
         self._deadline = deadline
         self._local = urlsplit(url).hostname in _LOOPBACK
+        self._tls = tls
 
     @property
     def deadline(self) -> float:
@@ -81,7 +83,10 @@ class OpaHttp:
         if self._token:
             headers["Authorization"] = f"Bearer {self._token}"
         async with httpx.AsyncClient(
-            timeout=self._deadline, trust_env=not self._local, headers=headers
+            timeout=self._deadline,
+            trust_env=not self._local,
+            headers=headers,
+            verify=self._tls.context(environment=not self._local),
         ) as client:
             yield client
 
@@ -227,13 +232,13 @@ class ReleasePolicy:
     reader: OpaPolicies | None
 
 
-def release_policy(target: PolicyEngine, base: Path, token: str = "") -> ReleasePolicy:
+def release_policy(target: PolicyEngine, base: Path, token: str = "", *, tls: Tls = USUAL) -> ReleasePolicy:
     """Return the engine of a plan's `targets.policy`; `base` is the folder of the plan."""
     if target.url is None:
         folder = base / target.bundle if target.bundle else builtin_policy()
         engine = EmbeddedEngine(folder, package=target.package, deadline=target.deadline)
         return ReleasePolicy(engine, None, None)
-    http = OpaHttp(target.url, token=token, deadline=target.deadline)
+    http = OpaHttp(target.url, token=token, deadline=target.deadline, tls=tls)
     return ReleasePolicy(OpaEngine(http, package=target.package), OpaPolicyStore(http), OpaPolicies(http))
 
 

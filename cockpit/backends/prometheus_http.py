@@ -18,10 +18,11 @@ import requests
 import urllib3
 from prometheus_api_client import PrometheusConnect
 from prometheus_api_client.exceptions import PrometheusApiClientException
-from requests.adapters import HTTPAdapter
 from urllib3.connection import HTTPConnection, HTTPSConnection
 from urllib3.connectionpool import HTTPConnectionPool, HTTPSConnectionPool
 
+from cockpit.backends.tls import Tls
+from cockpit.backends.tls_requests import TrustingAdapter
 from cockpit.base.errors import BackendError, BackendGarbage, BackendUnreachable
 from cockpit.base.limits import MAX_ANSWER_BYTES
 
@@ -62,10 +63,10 @@ class _Wire:
                 pass  # already gone
 
 
-class _Adapter(HTTPAdapter):
+class _Adapter(TrustingAdapter):
     """A transport without retries whose connections report to a `_Wire`."""
 
-    def __init__(self, wire: _Wire) -> None:
+    def __init__(self, wire: _Wire, tls: Tls) -> None:
         class Plain(HTTPConnection):
             def connect(self) -> None:
                 wire.opening(self)
@@ -82,7 +83,7 @@ class _Adapter(HTTPAdapter):
         class EncryptedPool(HTTPSConnectionPool):
             ConnectionCls = Encrypted
 
-        super().__init__(pool_connections=1, pool_maxsize=1, max_retries=0)
+        super().__init__(tls, pool_connections=1, pool_maxsize=1, max_retries=0)
         self.poolmanager.pool_classes_by_scheme = {"http": PlainPool, "https": EncryptedPool}
 
 
@@ -142,16 +143,15 @@ class Connection:
         url: str,
         *,
         headers: Mapping[str, str],
-        verify: bool | str,
+        tls: Tls,
         now: Callable[[], datetime],
         monotonic: Callable[[], float],
     ) -> None:
         self._wire = _Wire()
         self._monotonic = monotonic
         self._session = _Session(now, monotonic)
-        self._session.verify = verify
         # The library mounts a transport of its own at its URL; the longer prefix is the one that is used.
-        self._session.mount(f"{url}/api", _Adapter(self._wire))
+        self._session.mount(f"{url}/api", _Adapter(self._wire, tls))
         self._library = PrometheusConnect(
             url, headers=dict(headers), session=self._session, retry=urllib3.Retry(0, redirect=False)
         )

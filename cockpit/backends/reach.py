@@ -9,6 +9,7 @@ from datetime import UTC, datetime
 from urllib.request import getproxies, proxy_bypass
 
 from cockpit.backends.http import origin
+from cockpit.backends.tls import USUAL, Tls
 from cockpit.base.errors import BackendUnreachable
 from cockpit.base.text import visible
 
@@ -33,7 +34,7 @@ def proxy_for(url: str) -> str:
     return "" if not proxy or host in _LOOPBACK or proxy_bypass(host) else visible(proxy, limit=200)
 
 
-async def reach(url: str, *, deadline: float) -> Reached:
+async def reach(url: str, *, deadline: float, tls: Tls = USUAL) -> Reached:
     """Connect to a URL's host, with TLS where it says https, and hang up.
 
     Raises BackendUnreachable, and UsageError for what is no http(s) URL.
@@ -41,6 +42,8 @@ async def reach(url: str, *, deadline: float) -> Reached:
     scheme, host, port = origin(url)
     where = visible(f"{host}:{port}", limit=200)
     context = ssl.create_default_context() if scheme == "https" else None
+    if context is not None:
+        tls.add_to(context)
     loop = asyncio.get_running_loop()
     start = loop.time()
     try:

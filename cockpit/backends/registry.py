@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 from urllib.parse import urlsplit
 
 from cockpit.backends.http import hung_up
+from cockpit.backends.tls import USUAL, Tls
 from cockpit.base.errors import BackendGarbage, BackendRefused, BackendUnreachable
 from cockpit.base.limits import MAX_ANSWER_BYTES
 from cockpit.base.text import visible
@@ -107,10 +108,13 @@ class RegistryBackend(Protocol):
 class OciRegistry:
     """The real client; `deadline` seconds bound each call from connect to the last byte."""
 
-    def __init__(self, url: str, *, token: str | None = None, deadline: float = 10.0) -> None:
+    def __init__(
+        self, url: str, *, token: str | None = None, deadline: float = 10.0, tls: Tls = USUAL
+    ) -> None:
         self._url = url.rstrip("/")
         self._token = token
         self._deadline = deadline
+        self._tls = tls
         self._client: httpx.AsyncClient | None = None
 
     async def close(self) -> None:
@@ -280,7 +284,11 @@ class OciRegistry:
         if self._client is None:
             local = urlsplit(self._url).hostname in ("127.0.0.1", "::1", "localhost")
             self._client = httpx.AsyncClient(
-                timeout=self._deadline, trust_env=not local, follow_redirects=True, max_redirects=3
+                timeout=self._deadline,
+                trust_env=not local,
+                verify=self._tls.context(environment=not local),
+                follow_redirects=True,
+                max_redirects=3,
             )
         return self._client
 

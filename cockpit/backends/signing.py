@@ -10,6 +10,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
+from cockpit.backends.tls import USUAL, Tls
 from cockpit.base.errors import BackendGarbage, BackendRefused, BackendUnreachable, EvidenceError, UsageError
 from cockpit.base.limits import MAX_MESSAGE_BYTES
 from cockpit.base.threads import BoundedThreads
@@ -86,21 +87,26 @@ class HttpToken:
         subject: str,
         audience: str = "sigstore",
         timeout: float = 10.0,
+        tls: Tls = USUAL,
     ) -> None:
         self._url = url
         self._secret = secret
         self._body = {"sub": subject, "audience": audience}
         self._timeout = timeout
+        self._tls = tls
 
     async def __call__(self) -> str:
         """Return a new token."""
         import httpx
 
+        outside = not _on_loopback(self._url)
         try:
             headers = {"Authorization": f"Bearer {self._bearer()}"}
             async with (
                 asyncio.timeout(self._timeout),
-                httpx.AsyncClient(timeout=self._timeout, trust_env=not _on_loopback(self._url)) as client,
+                httpx.AsyncClient(
+                    timeout=self._timeout, trust_env=outside, verify=self._tls.context(environment=outside)
+                ) as client,
                 client.stream("POST", self._url, json=self._body, headers=headers) as answer,
             ):
                 return self._token(answer.status_code, await _bounded(answer))
@@ -157,8 +163,10 @@ class SigstoreSigning:
         identity: str,
         issuer: str,
         threads: BoundedThreads | None = None,
+        tls: Tls = USUAL,
     ) -> None:
         self._trust_config = trust_config
+        self._tls = tls
         self._token = token
         self._identity = identity
         self._issuer = issuer
@@ -210,6 +218,7 @@ class SigstoreSigning:
                 identity=self._identity,
                 issuer=self._issuer,
                 timeout=deadline,
+                tls=self._tls,
             )
 
         made = await self._signed(call, end)

@@ -13,7 +13,6 @@ import requests
 import rfc8785
 from cryptography import x509
 from cryptography.hazmat.primitives.serialization import load_der_public_key
-from requests.adapters import HTTPAdapter
 from sigstore import dsse
 from sigstore._internal.rekor.client_v2 import RekorV2Client
 from sigstore._internal.timestamp import TimestampAuthorityClient, TimestampError
@@ -25,6 +24,8 @@ from sigstore.verify import Verifier, policy
 
 from cockpit.backends import sigstore_form
 from cockpit.backends.signing import LogInterrupted
+from cockpit.backends.tls import USUAL, Tls
+from cockpit.backends.tls_requests import TrustingAdapter
 from cockpit.base.errors import (
     BackendError,
     BackendGarbage,
@@ -64,11 +65,11 @@ class _InsistentStamps(TimestampAuthorityClient):
             raise _Unstamped(str(error)) from error
 
 
-class _BoundedHttp(HTTPAdapter):
+class _BoundedHttp(TrustingAdapter):
     """Puts connect and read time-outs on requests that sigstore-python makes without."""
 
-    def __init__(self, timeout: float) -> None:
-        super().__init__()
+    def __init__(self, timeout: float, tls: Tls) -> None:
+        super().__init__(tls)
         self._timeout = timeout
 
     def send(self, request: Any, *args: Any, **options: Any) -> requests.Response:
@@ -90,6 +91,7 @@ def sign(
     identity: str,
     issuer: str,
     timeout: float,
+    tls: Tls = USUAL,
 ) -> Made:
     """Sign `data`, or the in-toto statement it is; `timeout` bounds each single wait of the network.
 
@@ -100,7 +102,7 @@ def sign(
     try:
         config = config_of(trust_config)
         content = _statement(data) if statement else data
-        context = context_of(config, timeout, sessions)
+        context = context_of(config, timeout, sessions, tls)
         with context.signer(_identity_token(token), cache=True) as signer:
             made = (
                 signer.sign_dsse(content)
@@ -142,7 +144,9 @@ def _identity_token(token: str) -> IdentityToken:
         raise BackendGarbage(f"the identity token cannot be used: {error}") from error
 
 
-def context_of(config: ClientTrustConfig, timeout: float, sessions: list[requests.Session]) -> SigningContext:
+def context_of(
+    config: ClientTrustConfig, timeout: float, sessions: list[requests.Session], tls: Tls = USUAL
+) -> SigningContext:
     """Return what signs, its sessions bounded and put into `sessions`; raises UsageError."""
     context = SigningContext.from_trust_config(config)
     stamps = [_InsistentStamps(client.url) for client in context._tsa_clients]
@@ -156,8 +160,8 @@ def context_of(config: ClientTrustConfig, timeout: float, sessions: list[request
         raise UsageError("the Sigstore trust configuration names no log with the version 2 interface")
     clients.append((rekor.url, rekor._session))
     for url, session in clients:
-        session.mount("http://", _BoundedHttp(timeout))
-        session.mount("https://", _BoundedHttp(timeout))
+        session.mount("http://", _BoundedHttp(timeout, tls))
+        session.mount("https://", _BoundedHttp(timeout, tls))
         # A proxy of the environment cannot reach this machine's loopback.
         session.trust_env = urlsplit(url).hostname not in ("127.0.0.1", "::1", "localhost")
         sessions.append(session)

@@ -24,6 +24,7 @@ from sigstore.models import TrustedRoot
 
 from cockpit.backends import sigstore_form
 from cockpit.backends.sigstore_client import config_of, context_of, explain
+from cockpit.backends.tls import USUAL, Tls
 from cockpit.base.errors import BackendGarbage, CockpitError
 from cockpit.base.text import visible
 
@@ -117,7 +118,7 @@ def check_checkpoint(trust_config: str, note: bytes) -> Checkpoint:
     )
 
 
-def stamped(trust_config: str, timeout: float) -> datetime:
+def stamped(trust_config: str, timeout: float, tls: Tls = USUAL) -> datetime:
     """Have random bytes time-stamped and return the time, when a trusted authority has signed it.
 
     A time-stamp is kept by whoever asked for it and by nobody else. `timeout` seconds bound each wait of the
@@ -127,7 +128,7 @@ def stamped(trust_config: str, timeout: float) -> datetime:
     sessions: list[requests.Session] = []
     config = config_of(trust_config)
     try:
-        context = context_of(config, timeout, sessions)
+        context = context_of(config, timeout, sessions, tls)
         response = context._tsa_clients[0].request_timestamp(message)
         for verifier in _verifiers(config.trusted_root):
             try:

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from cockpit.backends.tls import Tls
 from cockpit.base.clock import SystemClock
 from cockpit.base.errors import JournalError, UsageError
 from cockpit.base.text import visible
@@ -53,8 +54,14 @@ class Signer:
             token=given,
             identity=self.person.identity,
             issuer=self.registry.issuer_of(self.person),
+            tls=self._tls(),
         )
         return (await client.sign_statement(statement, deadline=signing.deadline)).bundle_json
+
+    def _tls(self) -> Tls:
+        from cockpit.connecting import tls_of  # loads every back end: not for a one-time password
+
+        return tls_of(self.loaded.plan, self.loaded.base)
 
     async def token(self) -> str:
         """Return an identity token: from the environment, by logging in, or from a token end point."""
@@ -64,7 +71,7 @@ class Signer:
         if token := os.environ.get(ID_TOKEN, "").strip():
             return token
         if self.arguments.device:
-            flow = DeviceFlow(self.registry.login_of(self.person), clock=SystemClock())
+            flow = DeviceFlow(self.registry.login_of(self.person), clock=SystemClock(), tls=self._tls())
             return await flow.token(_show, deadline=_LOGIN_WITHIN)
         signing, base = self.loaded.plan.targets.signing, self.loaded.base
         url = self.arguments.token_url or os.environ.get(TOKEN_URL, "") or signing.token_url
@@ -81,7 +88,7 @@ class Signer:
                 f"nothing proves that you are {self.person.id}",
                 hint=f"log in with --device, set {ID_TOKEN}, or give --token-secret env:NAME",
             )
-        return await HttpToken(url, secret=secret, subject=self.person.identity)()
+        return await HttpToken(url, secret=secret, subject=self.person.identity, tls=self._tls())()
 
 
 def signer_of(loaded: LoadedPlan, arguments: argparse.Namespace) -> Signer:

@@ -216,7 +216,7 @@ class AroundPart:
         """Connect and hang up: whatever is posted somewhere is seen by people."""
         if proxy := proxy_for(url):
             return unused(f"it is behind the proxy {_host(proxy)}: nothing shows unless something is posted")
-        return connected(await reach(url, deadline=_DEADLINE), self._clock.now())
+        return connected(await reach(url, deadline=_DEADLINE, tls=self._clients.tls()), self._clock.now())
 
     async def _issuer(self, issuer: str) -> Finding:
         url = f"{issuer.rstrip('/')}/.well-known/openid-configuration"

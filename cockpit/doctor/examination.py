@@ -6,7 +6,9 @@ import importlib
 from collections import Counter
 
 from cockpit.backends.http import BoundedHttpReader
+from cockpit.backends.tls import USUAL
 from cockpit.base.clock import Clock, iso
+from cockpit.base.errors import UsageError
 from cockpit.base.redact import Redactor
 from cockpit.connecting import Clients
 from cockpit.doctor.around import AroundPart
@@ -50,7 +52,11 @@ async def examine_plan(
     warm_up()
     redactor = Redactor()
     clients = Clients(loaded, clock, redactor)
-    reader = BoundedHttpReader(deadline=deadline)
+    try:
+        tls = clients.tls()
+    except UsageError:
+        tls = USUAL  # a row says so, and every client that cannot be made
+    reader = BoundedHttpReader(deadline=deadline, tls=tls)
     cluster = ClusterPart(loaded.plan, clients, clock)
     metrics = MetricsPart(loaded.plan, clients, clock)
     supply = SupplyPart(loaded, clients, clock)

@@ -12,6 +12,7 @@ from functools import partial
 
 from pydantic import BaseModel
 
+from cockpit.backends.tls import certificates_of, read_authorities
 from cockpit.base.clock import Clock
 from cockpit.base.errors import UsageError
 from cockpit.connecting import Clients
@@ -38,6 +39,9 @@ class LocalPart:
         named = f"{window.start:%Y-%m-%d %H:%M} → {window.end:%Y-%m-%d %H:%M} UTC"
         yield Probe("plan", "window", named, self._window, "correct `window_utc`")
         yield Probe("plan", "standby", "targets", self._standby, "waive it under `waivers`")
+        for where, name in self._authorities():
+            todo = f"put the certificates where `{where}` refers to, or correct it"
+            yield Probe("plan", where, name, partial(self._read_authorities, name), todo)
         seen: dict[str, str] = {}
         for where, reference in secrets_of(self._plan):
             seen.setdefault(reference.ref, where)
@@ -46,6 +50,26 @@ class LocalPart:
             yield Probe("secret", where, ref, partial(self._secret, SecretRef(ref=ref)), todo)
         token = self._plan.targets.kubernetes.token
         yield Probe("secret", "cluster token's end", token.ref, self._token_end, "make a new token")
+
+    def _authorities(self) -> Iterator[tuple[str, str]]:
+        targets = self._plan.targets
+        for where, name in (
+            ("targets.ca_file", targets.ca_file),
+            ("targets.kubernetes.ca_file", targets.kubernetes.ca_file),
+        ):
+            if name:
+                yield where, name
+
+    async def _read_authorities(self, name: str) -> Finding:
+        path = self._loaded.base / name
+        found = certificates_of(read_authorities(path))
+        now = self._clock.now()
+        over = [who for who, ends in found if ends <= now]
+        if len(over) == len(found):
+            return fail(f"all of its {len(found)} certificates have ended", "put a new one there")
+        if over:
+            return warn(f"{len(over)} of {len(found)} have ended: {', '.join(over)}", "take them out")
+        return ok(f"{len(found)} authorities: {', '.join(who for who, _ in found)}")
 
     async def _window(self) -> Finding:
         window, now = self._plan.window_utc, self._clock.now()

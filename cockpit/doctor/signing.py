@@ -125,11 +125,12 @@ class SigningPart:
 
     async def _stamp(self) -> float:
         trust, deadline = self._trust, self._plan.targets.signing.deadline
+        tls = self._clients.tls()
 
         def stamp() -> float:
             from cockpit.backends import sigstore_probe
 
-            return sigstore_probe.stamped(trust, deadline).replace(microsecond=0).timestamp()
+            return sigstore_probe.stamped(trust, deadline, tls).replace(microsecond=0).timestamp()
 
         return await self._thread(stamp)
 
@@ -140,7 +141,9 @@ class SigningPart:
         token = await self._clients.token()()
         issuer = _issuer_in(token)
         try:
-            claims = await claims_of(token, issuer, client_id=AUDIENCE, timeout=target.deadline)
+            claims = await claims_of(
+                token, issuer, client_id=AUDIENCE, timeout=target.deadline, tls=self._clients.tls()
+            )
         except TokenInvalid as error:
             todo = f"the token must be of {target.issuer}, for the audience {AUDIENCE}, and still hold"
             return fail(error.what, todo, issuer=issuer)

@@ -121,7 +121,7 @@ class Kubernetes(Strict):
     url: Url
     token: SecretRef
     ca_file: str = ""
-    """PEM file with the CA of the API server, relative to the plan; empty: those the machine trusts."""
+    """PEM file with the one CA of the API server, relative to the plan; empty: trusted as the others are."""
     namespace: Name
     route: Name
     lease: Name = "release-cockpit"
@@ -214,6 +214,8 @@ class Smoke(Strict):
 class Targets(Strict):
     """The back ends of the release."""
 
+    ca_file: str = ""
+    """PEM file with authorities of your own, relative to the plan; clients trust them besides the usual."""
     kubernetes: Kubernetes
     prometheus: Prometheus
     registry: Registry

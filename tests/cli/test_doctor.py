@@ -8,6 +8,7 @@ import io
 import json
 from collections.abc import AsyncIterator, Callable
 from contextlib import redirect_stderr, redirect_stdout
+from datetime import timedelta
 from pathlib import Path
 
 import pytest
@@ -19,6 +20,7 @@ from cockpit.cli.main import run
 from cockpit.doctor.checks import Check, Finding, Probe, Report, examine, exit_of, ok
 from cockpit.doctor.clocks import ServerClock, Span
 from cockpit.doctor.metrics import metrics_in
+from cockpit.rehearsal.real.pki import Validity, serving
 from tests.cli.doctor_support import Data, Ward, dead_url, ward
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
@@ -219,6 +221,38 @@ async def test_secrets_window_and_standby(
     assert checks["secret targets.signing.token_secret"].found == "it is empty"
     assert "2017" in checks["secret cluster token's end"].found
     assert "waivers" in checks["plan standby"].todo
+
+
+async def test_authorities_of_ones_own(world: Ward, tmp_path: Path) -> None:
+    served = serving(tmp_path, "own")
+    over = serving(
+        tmp_path, "over", authority=Validity(since=timedelta(days=-1), until=timedelta(minutes=-1))
+    )
+
+    async def row(content: bytes | None, name: str = "targets.ca_file") -> Check:
+        if content is None:
+            (tmp_path / "own.pem").unlink(missing_ok=True)
+        else:
+            (tmp_path / "own.pem").write_bytes(content)
+
+        def change(data: Data) -> None:
+            places = {
+                "targets.ca_file": data["targets"],
+                "targets.kubernetes.ca_file": data["targets"]["kubernetes"],
+            }
+            places[name]["ca_file"] = "own.pem"
+
+        return (await world.part("local", world.plan(tmp_path, change)))[f"plan {name}"]
+
+    held = await row(served.ca.read_bytes())
+    assert (held.status, held.found) == ("ok", "1 authorities: own CA")
+    assert (await row(served.ca.read_bytes(), "targets.kubernetes.ca_file")).status == "ok"
+    assert (await row(over.ca.read_bytes())).status == "fail"
+    both = await row(over.ca.read_bytes() + served.ca.read_bytes())
+    assert both.status == "warn" and "over CA" in both.found
+    for content in (None, b"", b"garbage", served.certificate.read_bytes()):
+        wrong = await row(content)
+        assert wrong.status == "fail" and "CA file" in wrong.found and not wrong.unreachable
 
 
 # -- the command ----------------------------------------------------------------------------------------

@@ -62,32 +62,37 @@ def write_private(path: Path, content: bytes) -> Path:
 
 
 def serving(
-    folder: Path, name: str, *names: str, validity: Validity = Validity(), loopback: bool = True
+    folder: Path,
+    name: str,
+    *names: str,
+    validity: Validity = Validity(),
+    authority: Validity = Validity(),
+    loopback: bool = True,
 ) -> Served:
     """Make a CA and a certificate for 127.0.0.1, localhost and `names`; the CA's key is not kept.
 
-    `validity` is the certificate's, not the CA's; without `loopback` it is for `names` alone.
+    `validity` is the certificate's, `authority` the CA's; without `loopback` it is for `names` alone.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    authority = ec.generate_private_key(ec.SECP256R1())
+    ca_key = ec.generate_private_key(ec.SECP256R1())
     issuer = _name(f"{name} CA")
     root = (
-        _begin(issuer, issuer, authority, authority)
+        _begin(issuer, issuer, ca_key, ca_key, authority)
         .add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
         .add_extension(usage(signs=False), critical=True)
-        .sign(authority, hashes.SHA256())
+        .sign(ca_key, hashes.SHA256())
     )
     key = new_key(folder / f"{name}.key")
     hosts: list[x509.GeneralName] = [x509.DNSName(one) for one in names]
     if loopback:
         hosts += [x509.IPAddress(ipaddress.ip_address("127.0.0.1")), x509.DNSName("localhost")]
     leaf = (
-        _begin(_name(name), issuer, key, authority, validity)
+        _begin(_name(name), issuer, key, ca_key, validity)
         .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
         .add_extension(usage(signs=True), critical=True)
         .add_extension(x509.ExtendedKeyUsage([ExtendedKeyUsageOID.SERVER_AUTH]), critical=False)
         .add_extension(x509.SubjectAlternativeName(hosts), critical=False)
-        .sign(authority, hashes.SHA256())
+        .sign(ca_key, hashes.SHA256())
     )
     made = Served(folder / f"{name}-ca.crt", folder / f"{name}.crt", folder / f"{name}.key")
     made.ca.write_bytes(root.public_bytes(serialization.Encoding.PEM))
