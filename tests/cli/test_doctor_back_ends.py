@@ -21,6 +21,8 @@ from cryptography.x509.oid import NameOID
 from ruamel.yaml import YAML
 
 from cockpit.backends.cluster import REVIEWS
+from cockpit.backends.k6 import K6Generator
+from cockpit.backends.load import OpenLoopGenerator
 from cockpit.backends.reach import proxy_for, reach
 from cockpit.backends.rights import manifest
 from cockpit.base.clock import iso
@@ -435,6 +437,8 @@ async def test_the_load_generator_a_plan_asks_for(
     program.write_text("#!/bin/sh\necho 'k6 v1.8.1 (go1.26.8, linux/amd64)'\n")
     program.chmod(0o755)
     there = (await world.part("around", loaded)).get("load generator")
+    sending = Clients(loaded, world.clock, Redactor()).load()
+    assert isinstance(sending, OpenLoopGenerator if choice == "builtin" else K6Generator)
     if choice == "builtin":
         assert missing is there is None
         return
