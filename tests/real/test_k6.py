@@ -6,6 +6,7 @@ import asyncio
 import json
 import math
 import os
+import ssl
 from collections import Counter
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -18,6 +19,7 @@ from aiohttp import web
 
 from cockpit.backends.k6 import K6Generator, version_of
 from cockpit.backends.load import LoadGenerator, LoadProfile, OpenLoopGenerator
+from cockpit.backends.tls import read_authorities
 from cockpit.base.errors import BackendUnreachable
 from cockpit.rehearsal.real.binaries import binary
 from cockpit.verdicts.rules.load_result import LoadResult, read_result
@@ -25,6 +27,7 @@ from cockpit.verdicts.rules.perf import MAX_LATE_MS, load_latency
 from tests.agents.support import DEADLINE, World, recomputed
 from tests.agents.support import world as running
 from tests.agents.test_gates import PERF, measured
+from tests.cli.test_doctor_back_ends import certificate
 from tests.real.fixtures import need
 
 pytestmark = [pytest.mark.real, pytest.mark.long]
@@ -72,14 +75,14 @@ class Server:
 
 
 @asynccontextmanager
-async def serving() -> AsyncIterator[Server]:
+async def serving(tls: ssl.SSLContext | None = None) -> AsyncIterator[Server]:
     server = Server()
     app = web.Application()
     app.router.add_route("*", "/{path:.*}", server.answer)
     runner = web.AppRunner(app, access_log=None, shutdown_timeout=0.1)
     await runner.setup()
-    await web.TCPSite(runner, "127.0.0.1", 0).start()
-    server.url = f"http://127.0.0.1:{runner.addresses[0][1]}"
+    await web.TCPSite(runner, "127.0.0.1", 0, ssl_context=tls).start()
+    server.url = f"{'https' if tls else 'http'}://127.0.0.1:{runner.addresses[0][1]}"
     try:
         yield server
     finally:
@@ -175,6 +178,17 @@ async def test_short_and_uneven_loads_send_what_they_intend() -> None:
             [one] = (await k6(server).run(profile(rps, seconds, web="/a"))).services
             assert (one.intended, one.good, one.dropped) == (count, count, 0)
             assert server.asked["/a"] == count
+
+
+async def test_authorities_of_the_plan_are_trusted_and_no_others(tmp_path: Path) -> None:
+    context, authority = certificate(tmp_path, 30)
+    async with serving(context) as server:
+        trusting = K6Generator(server.url, "stage", binary("k6"), tls=read_authorities(authority))
+        [one] = (await trusting.run(profile(10, 1, web="/a"))).services
+        assert one.good == 10
+        with pytest.raises(BackendUnreachable):
+            await k6(server).run(profile(10, 1, web="/b"))
+        assert server.asked == {"/a": 10}
 
 
 def processes(program: Path) -> list[int]:
