@@ -9,7 +9,8 @@ REAL ?= 0
 JOBS ?= 4
 IN_NAMESPACE := $(BIN)/python -m cockpit.rehearsal.real.namespace
 # What fails is run once more, alone: tests, servers and rehearsals share the machine's cores. Both runs are shown.
-tested = $(1) $(2) -m $(3) tests || { echo "== what failed, once more and alone =="; $(1) -p no:xdist -m $(3) --last-failed --last-failed-no-failures=none tests; }
+# Only after a run that came to its end (pytest's 1): of one that did not, the failures are not all there is to try.
+tested = $(1) $(2) -m $(3) tests || { test $$? = 1 && echo "== what failed, once more and alone ==" && $(1) -p no:xdist -m $(3) --last-failed --last-failed-no-failures=none tests; }
 STAMP := $(VENV)/.stamp
 DEV_STAMP := $(VENV)/.stamp-dev
 
