@@ -52,7 +52,7 @@ from tests.real.shop import shop
 T = TypeVar("T")
 ABORTS = 20
 """Of each, after one that is not counted."""
-SPACE, NAME = "yardstick", "web"
+SPACE = "yardstick"
 REPLICAS, STEP = 10, 10
 _QUIET = (0.3, 0.6)
 """Seconds in which nothing happens before each abort, drawn at random."""
@@ -122,33 +122,47 @@ async def until(probe: Callable[[], Awaitable[T]]) -> T:
 
 
 async def rollouts_abort(site: Site, number: int, dice: random.Random) -> tuple[float, int]:
-    """Put a canary up and abort it; return the ms until it wants no pod, and how often nothing came of it."""
-    image = f"registry.example/web:{number}"
-    await site.rollouts.set_image(NAME, image)
+    """Put a canary up and abort it; return the ms until it wants no pod, and how often nothing came of it.
+
+    Each on a Rollout of its own: on one that has seen many versions within minutes it takes ever longer.
+    """
+    name, image = f"web-{number}", "registry.example/web:canary"
+    steps: list[dict[str, Any]] = [{"setWeight": STEP}, {"pause": {}}]
+    labels = {"app": "yardstick", "rollout": name}
+    spec = rollout("registry.example/web:stable", replicas=REPLICAS, steps=steps, labels=labels)
+    await site.rollouts.create("Rollout", spec, name)
+
+    async def is_in(phase: str) -> bool:
+        found = await site.rollouts.get(name)
+        status = found.get("status") or {}
+        seen = status.get("observedGeneration") == str(found["metadata"]["generation"])
+        return seen and status.get("phase") == phase
 
     async def steady() -> bool:
-        status = (await site.rollouts.get(NAME))["status"]
-        canary = (await site.rollouts.sets(NAME)).get(image)
-        if canary is None or canary["status"].get("readyReplicas") != 1:
-            return False
-        return status.get("phase") == "Paused" and not status.get("abort")
+        canary = (await site.rollouts.sets(name)).get(image)
+        return canary is not None and canary["status"].get("readyReplicas") == 1 and await is_in("Paused")
 
     def off(found: dict[str, Any]) -> bool:
         container = found["spec"]["template"]["spec"]["containers"][0]
-        return bool(container["image"] == image and found["spec"]["replicas"] == 0)
+        mine = found["metadata"]["labels"].get("rollout") == name and container["image"] == image
+        return bool(mine and found["spec"]["replicas"] == 0)
 
+    await until(partial(is_in, "Healthy"))
+    await site.rollouts.set_image(name, image)
     await until(steady)
     await asyncio.sleep(dice.uniform(*_QUIET))
-    path = f"apis/argoproj.io/v1alpha1/namespaces/{SPACE}/rollouts/{NAME}/status"
+    path = f"apis/argoproj.io/v1alpha1/namespaces/{SPACE}/rollouts/{name}/status"
     ask = partial(site.patch, path, {"status": {"abort": True}})
     missed = 0
     while True:
         try:
             async with asyncio.timeout(_MISSED):
                 took = await site.until_seen(f"apis/apps/v1/namespaces/{SPACE}/replicasets", off, ask)
-            return took, missed
+            break
         except TimeoutError:
             missed += 1
+    await site.rollouts.delete(name)
+    return took, missed
 
 
 # -- the cockpit --------------------------------------------------------------------------------------
@@ -248,8 +262,7 @@ async def floor(site: Site) -> float:
 
 @asynccontextmanager
 async def site_of(folder: Path) -> AsyncIterator[Site]:
-    """Run the servers, a Rollout on its first version, and a service of the cockpit's."""
-    steps: list[dict[str, Any]] = [{"setWeight": STEP}, {"pause": {}}]
+    """Run the servers, the controller, and a service of the cockpit's."""
     plan = scene_plan(folder).plan
     canary = plan.canary.model_copy(update={"drain": 0.1, "drain_deadline": _READY})
     plan = plan.model_copy(
@@ -262,14 +275,6 @@ async def site_of(folder: Path) -> AsyncIterator[Site]:
         argo_rollouts(servers, plane, SPACE) as rollouts,
         connection(plane.admin.context, seconds=3600) as session,
     ):
-        labels = {"app": "yardstick"}
-        spec = rollout("registry.example/web:stable", replicas=REPLICAS, steps=steps, labels=labels)
-        await rollouts.create("Rollout", spec, NAME)
-
-        async def healthy() -> bool:
-            return ((await rollouts.get(NAME)).get("status") or {}).get("phase") == "Healthy"
-
-        await until(healthy)
         yield Site(plane.url, plane.admin_token, session, rollouts, world, plan)
 
 
