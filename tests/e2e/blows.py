@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import random
+import resource
 import signal
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -16,6 +17,7 @@ from typing import Any
 
 from cockpit.journal import events as ev
 from cockpit.journal.events import AnyEvent
+from cockpit.journal.reader import JOURNAL_NAME
 from tests.e2e.invariants import (
     Held,
     assert_canary_reached_in_time_only,
@@ -164,6 +166,14 @@ class Struck:
             with suppress(ProcessLookupError):
                 os.kill(self.frozen.pop(), signal.SIGCONT)
 
+    def end(self) -> None:
+        """End what is left of the run and its world, by process id."""
+        self.thaw()
+        for pid in self.look().values():
+            self.strike(pid, signal.SIGKILL)
+        if (self.folder / "world" / "world.json").exists():
+            self.running.end_world()
+
     def over(self) -> bool:
         """Tell whether the run has closed and its last files are written."""
         return (self.folder / "exit").exists() and not self.look()
@@ -270,6 +280,22 @@ def _halt(struck: Struck, _: Blow) -> bool:
     return cockpit("halt", "--run", str(struck.folder), "--reason", "a drill").returncode == 0
 
 
+def _disk(struck: Struck, blow: Blow) -> bool:
+    """Let the conductor's journal take nothing more for a while; smaller files can be written still."""
+    pid = struck.look().get("conductor")
+    if pid is None:
+        return False
+    size = (struck.folder / JOURNAL_NAME).stat().st_size
+    try:
+        _, most = resource.prlimit(pid, resource.RLIMIT_FSIZE)
+        resource.prlimit(pid, resource.RLIMIT_FSIZE, (size, most))
+        until(lambda: not alive(pid), blow.seconds)
+        resource.prlimit(pid, resource.RLIMIT_FSIZE, (most, most))
+    except ProcessLookupError:
+        pass  # it has ended: the next one may write
+    return True
+
+
 ANY: dict[str, tuple[Kind, Act]] = {
     "kill the conductor": (Kind(frozenset({20, 30})), _kill("conductor")),
     "kill the supervisor": (Kind(frozenset({20, 30})), _kill("supervisor")),
@@ -277,6 +303,8 @@ ANY: dict[str, tuple[Kind, Act]] = {
     "SIGTERM to the front end": (Kind(frozenset({20, 30})), _front_end(signal.SIGTERM)),
     "freeze the conductor": (Kind(frozenset({10, 11, 20, 30, 60}), (1, 20)), _freeze("conductor")),
     "freeze the supervisor": (Kind(frozenset(), (1, 10)), _freeze("supervisor")),
+    # What of the abort is not in the journal is done again by the next conductor.
+    "fill the disk": (Kind(frozenset({20, 30, 70}), (1, 15)), _disk),
     "HALT": (Kind(frozenset({20, 30})), _halt),
 }
 """What a release must bear on any servers."""
@@ -312,7 +340,8 @@ def undergo(
         assert run.code in may, run.summary["cause"]
         _check(run, held)
     finally:
-        struck.thaw()
+        struck.end()
+        with_world()
     return struck
 
 

@@ -138,8 +138,6 @@ def test_whatever_happens_to_real_servers_the_invariants_hold(
             finally:
                 if running.process.poll() is None:
                     running.stop()
-                if (running.folder / "world" / "world.json").exists():
-                    running.end_world()
             with capsys.disabled():
                 code = (struck.folder / "exit").read_text()
                 print(f"  {len(struck.fell)} of {len(ordeal.blows)} blows fell; it ended with {code}")
