@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from datetime import datetime
 from functools import partial
+from typing import Any
 
 from cockpit.agentkit.external_transport import PATH
 from cockpit.backends import k6
@@ -15,7 +17,7 @@ from cockpit.backends.http import HttpAnswer, HttpReader
 from cockpit.backends.issues import RepositorySeen
 from cockpit.backends.reach import Reached, proxy_for, reach
 from cockpit.base.clock import Clock
-from cockpit.base.errors import BackendGarbage, BackendUnreachable
+from cockpit.base.errors import BackendGarbage, BackendRefused, BackendUnreachable
 from cockpit.base.text import visible
 from cockpit.connecting import Clients
 from cockpit.doctor.checks import Fact, Finding, Probe, fail, ok, unused, warn
@@ -27,6 +29,7 @@ from cockpit.verdicts.flag_definitions import definition_of, read_catalogue
 _DEADLINE = 10.0
 _AT_ONCE = 4
 _SOON_DAYS = 14
+_SCIM = "urn:ietf:params:scim:schemas:core:2.0:ServiceProviderConfig"
 
 
 class AroundPart:
@@ -68,7 +71,10 @@ class AroundPart:
             todo = "check `approvals.login`: people log in there, and its keys tell whether they have"
             login = plan.approvals.login
             yield Probe("issuer", "login", login, partial(self._issuer, login), todo)
-        yield Probe("scim", "reachable", plan.scim_baseurl, self._scim, "")
+        if not plan.rehearsal:  # which has no directory
+            todo = "check `scim_baseurl`: the directory's SCIM 2.0 address, as it is before `/Users`"
+            refused = "check `scim_token`"
+            yield Probe("scim", "its configuration", plan.scim_baseurl, self._scim, todo, refused=refused)
         for agent, external in plan.external.items():
             todo = f"check `external.{agent}`: its command must be there, or its url be served"
             target = _host(external.url) if external.url else external.command[0]
@@ -226,7 +232,25 @@ class AroundPart:
         return ok("its own")
 
     async def _scim(self) -> Finding:
-        return unused("no agent of this version speaks SCIM")
+        plan = self._plan
+        headers = {"Accept": "application/scim+json"}
+        if plan.scim_token is not None:
+            headers["Authorization"] = f"Bearer {self._clients.secret(plan.scim_token)}"
+        url = f"{plan.scim_baseurl.rstrip('/')}/ServiceProviderConfig"  # RFC 7644, section 4
+        answer = await self._reader.get(url, headers=headers)
+        if answer.status in (401, 403):
+            if plan.scim_token is None:
+                todo = "give `scim_token`, a reference to a token that may read there"
+                return warn(f"it answered {answer.status}: it wants a token, and the plan has none", todo)
+            said = f"it answered {answer.status} to the token of the plan"
+            raise BackendRefused(said, where=url, status=answer.status)
+        if answer.status >= 500 or answer.status == 429:
+            raise BackendUnreachable(f"it answered {answer.status}", where=url)
+        found = _provider(answer.body) if answer.status == 200 else None
+        if found is None:
+            raise BackendGarbage(f"it answered {answer.status} and no SCIM configuration", where=url)
+        able = [name for name in ("patch", "bulk", "filter", "etag") if _supported(found, name)]
+        return ok(f"SCIM 2.0; {', '.join(able) or 'none of its options'}", options=" ".join(able))
 
     async def _external(self, external: External) -> Finding:
         if external.url:
@@ -249,6 +273,21 @@ def connected(found: Reached, now: datetime) -> Finding:
         if days < _SOON_DAYS:
             return warn(f"{said}; its certificate ends in {days} days", "let it be renewed", **facts)
     return ok(said, **facts)
+
+
+def _provider(body: bytes) -> Mapping[str, Any] | None:
+    """Return a SCIM service provider's configuration (RFC 7643, section 5); None for what is none."""
+    try:
+        found = json.loads(body)
+    except (ValueError, RecursionError):
+        return None
+    schemas = found.get("schemas") if isinstance(found, dict) else None
+    return found if isinstance(schemas, list) and _SCIM in schemas else None
+
+
+def _supported(found: Mapping[str, Any], name: str) -> bool:
+    option = found.get(name)
+    return isinstance(option, dict) and option.get("supported") is True
 
 
 def _host(url: str) -> str:

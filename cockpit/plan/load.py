@@ -22,7 +22,7 @@ from cockpit.plan.refuse import unfailable
 from cockpit.plan.yaml import NotYaml, read
 
 MAX_PLAN_BYTES = 1 << 20
-_SECRETS = frozenset({"token", "secret", "token_secret"})
+_SECRETS = frozenset({"token", "secret", "token_secret", "otlp_token", "scim_token", "totp"})
 _REFERENCE = "a secret is referenced as env:NAME or file:PATH, never written into the plan"
 _LARGEST = 1e15
 _MOST_TOLD = 100

@@ -300,6 +300,8 @@ class Plan(Strict):
     budgets: Budgets
     oidc_issuer: Url
     scim_baseurl: Url
+    scim_token: SecretRef | None = None
+    """Bearer token of the directory, where it lets nobody read without one."""
     rto: PositiveSeconds
     rpo: PositiveSeconds
     headroom_target: Annotated[float, Field(gt=0, lt=1)]

@@ -58,7 +58,7 @@ async def test_all_well(world: Ward, tmp_path: Path) -> None:
         assert one.status == "ok" and abs(offset) <= doubt and float(one.facts["rtt_ms"]) > 0
     # What is not checked says why, and is no pass.
     unchecked = {f"{one.part} {one.check}": one.found for one in report.checks if one.status == "not checked"}
-    assert set(unchecked) == {"secret cluster token's end", "policy OPA decides", "scim reachable"}
+    assert set(unchecked) == {"secret cluster token's end", "policy OPA decides"}
     assert "A19 puts the policy there" in unchecked["policy OPA decides"]
     standby = by_name["plan standby"]
     assert standby.status == "warn" and "waived until" in standby.found and "@platform" in standby.found

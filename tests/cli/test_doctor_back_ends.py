@@ -448,6 +448,51 @@ async def test_the_load_generator_a_plan_asks_for(
     assert there.status == "ok" and there.facts["version"] == "1.8.1"
 
 
+async def test_the_directory(world: Ward, tmp_path: Path) -> None:
+    config: dict[str, object] = {
+        "schemas": ["urn:ietf:params:scim:schemas:core:2.0:ServiceProviderConfig"],
+        "patch": {"supported": True}, "bulk": {"supported": False}, "filter": {"supported": True},
+    }  # fmt: skip
+    answers: dict[str, web.Response] = {}
+    seen: list[tuple[str, str]] = []
+
+    async def scim(request: web.Request) -> web.Response:
+        seen.append((request.path, request.headers["Accept"]))
+        if answers:
+            return answers.pop("next")
+        if request.headers.get("Authorization") != "Bearer a-directory-token":
+            return web.json_response({"detail": "who are you, a-directory-token?"}, status=401)
+        return web.json_response(config, content_type="application/scim+json")
+
+    def change(data: Data) -> None:
+        data["rehearsal"] = False
+        data["scim_baseurl"] = f"{url}/scim/v2/"
+        data |= {"scim_token": "file:scim"} if token else {}
+
+    async with serving(scim) as base:
+        url = base
+        for token, status, said in (
+            ("a-directory-token", "ok", "SCIM 2.0; patch, filter"),
+            ("another", "fail", "401"),
+            ("", "warn", "it wants a token"),
+        ):
+            (tmp_path / "scim").write_text(token)
+            check = (await world.part("around", world.plan(tmp_path, change)))["scim its configuration"]
+            assert check.status == status and said in check.found
+            assert ("scim_token" in check.todo) is (status != "ok")
+        assert set(seen) == {("/scim/v2/ServiceProviderConfig", "application/scim+json")}
+        for body, code in ((b"<html>", 200), (b"[]", 200), (b'{"schemas": {}}', 200), (b"{}", 404)):
+            answers["next"] = web.Response(body=body, status=code)
+            check = await failed(world, "around", world.plan(tmp_path, change), "scim its configuration")
+            assert "no SCIM configuration" in check.found and not check.unreachable
+        answers["next"] = web.Response(status=503)
+        assert (
+            await failed(world, "around", world.plan(tmp_path, change), "scim its configuration")
+        ).unreachable
+    url = dead_url()
+    assert (await failed(world, "around", world.plan(tmp_path, change), "scim its configuration")).unreachable
+
+
 def certificate(folder: Path, days: int) -> tuple[ssl.SSLContext, Path]:
     """Return a server's TLS with a certificate of its own for loopback, and where that lies."""
     key, now = ec.generate_private_key(ec.SECP256R1()), datetime.now(UTC)
