@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from tests.real.control_plane_fixtures import control_plane_of_session as control_plane_of_session
+from tests.skips import pytest_terminal_summary as pytest_terminal_summary
 
 _SERVER_OF = {
     "test_kube": "kubernetes",
