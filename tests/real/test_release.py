@@ -5,9 +5,8 @@ from __future__ import annotations
 import asyncio
 import json
 import os
-import ssl
+import subprocess
 import time
-import urllib.request
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,10 +18,10 @@ from cockpit.backends.policy_engine import EmbeddedEngine, builtin_policy
 from cockpit.journal import events as ev
 from cockpit.journal.blobs import BlobStore
 from cockpit.journal.events_people import PolicyDecided
-from cockpit.plan.load import load_plan
-from cockpit.plan.model import Plan
+from cockpit.rehearsal.real.binaries import binary
 from cockpit.rehearsal.real.provided import NEEDED
 from cockpit.verdicts.policy_decision import Decision, input_of, read_decision
+from tests.e2e.invariants import Held, assert_no_traceback, held_by
 from tests.e2e.rehearsals import Rehearsed, Running, cockpit
 from tests.real.fixtures import need
 from tests.real.js_verify import js_verify, need_js
@@ -33,27 +32,15 @@ EXITS = {"green": 0, "slo-breach-50": 20, "critical-breach": 20, "unsigned-image
 EVERY = [pytest.param(name, marks=pytest.mark.long if name == "critical-breach" else ()) for name in EXITS]
 MOVED = [one for one in EVERY if one.values != ("unsigned-image",)]
 _KEEP = "180"
-_GATEWAYS = "apis/gateway.networking.k8s.io/v1"
 
 
 @dataclass(frozen=True)
-class Released:
+class Released(Held):
     """A rehearsal that has ended, and what the real API server held when it had."""
 
     run: Rehearsed
-    plan: Plan
-    route: dict[str, Any]
-    deployments: dict[str, dict[str, Any]]
-    pods: list[dict[str, Any]]
-
-    def weights(self) -> set[int]:
-        """The canary's weights in all rules of prod's route."""
-        return {
-            int(backend["weight"])
-            for rule in self.route["spec"]["rules"]
-            for backend in rule["backendRefs"]
-            if backend["name"].endswith("-canary")
-        }
+    doctor: dict[str, Any]
+    """What `cockpit doctor` says of the plan while its world still lives."""
 
 
 Get = Callable[[str], Released]
@@ -103,26 +90,8 @@ def _wait_gone(pid: int) -> None:
 
 def _look(folder: Path, run: Rehearsed) -> Released:
     assert (folder / "release.yaml").exists(), run.out + run.err + (folder / "world.log").read_text()
-    plan = load_plan(folder / "release.yaml").plan
-    kube = plan.targets.kubernetes
-    context = ssl.create_default_context(cafile=str(folder / kube.ca_file))
-    headers = {"Authorization": f"Bearer {kube.token.read(folder)}"}
-
-    def get(path: str) -> dict[str, Any]:
-        request = urllib.request.Request(f"{kube.url}/{path}", headers=headers)
-        with urllib.request.urlopen(request, context=context, timeout=20) as answer:
-            document: dict[str, Any] = json.loads(answer.read())
-        return document
-
-    space = f"namespaces/{kube.namespace}"
-    deployments = get(f"apis/apps/v1/{space}/deployments")["items"]
-    return Released(
-        run=run,
-        plan=plan,
-        route=get(f"{_GATEWAYS}/{space}/httproutes/{kube.route}"),
-        deployments={one["metadata"]["name"]: one for one in deployments},
-        pods=get(f"api/v1/{space}/pods")["items"],
-    )
+    doctor = cockpit("doctor", str(folder / "release.yaml"), "--json", timeout=180)
+    return Released(**vars(held_by(folder)), run=run, doctor=json.loads(doctor.stdout))
 
 
 @pytest.mark.parametrize("scenario", EVERY)
@@ -130,7 +99,7 @@ def test_exit_code(released: Get, scenario: str) -> None:
     run = released(scenario).run
     assert run.code == EXITS[scenario], run.out[-3000:] + run.err
     assert run.summary["exit"] == EXITS[scenario]
-    assert "Traceback" not in run.out + run.err + (run.folder / "conductor.log").read_text()
+    assert_no_traceback(run)
 
 
 @pytest.mark.parametrize("scenario", EVERY)
@@ -159,11 +128,10 @@ def test_the_evidence_verifies(released: Get, scenario: str) -> None:
 def test_what_the_real_api_server_holds_is_what_the_run_says(released: Get, scenario: str) -> None:
     made = released(scenario)
     assert made.weights() == {0}
-    candidate = {service.name: service.image.text for service in made.plan.services}
     for service in made.plan.services:
         stable = made.deployments[service.stable_deployment]
-        [container] = stable["spec"]["template"]["spec"]["containers"]
-        assert (container["image"] == candidate[service.name]) is (scenario == "green")
+        new = made.image(service.stable_deployment) == service.image.text
+        assert new is (scenario == "green")
         status = stable["status"]
         assert status["readyReplicas"] == status["replicas"] == stable["spec"]["replicas"] == 2
         canary = made.deployments[service.canary_deployment]
@@ -231,6 +199,35 @@ def _said(decision: Decision) -> tuple[object, ...]:
     return decision.allow, decision.obligations, sorted(decision.reasons)
 
 
+def test_the_doctor_finds_every_real_server_well(released: Get) -> None:
+    made = released("green")
+    report, real = made.doctor, made.plan.real_servers
+    found = {f"{one['part']} {one['check']}": one for one in report["checks"]}
+    assert [one for one in report["checks"] if one["status"] == "fail"] == []
+    assert report["exit"] == 0
+    for part, name in (("kubernetes", "kubernetes"), ("prometheus", "prometheus"), ("policy", "opa")):
+        version = found[f"{part} reachable"]["facts"]["version"]
+        assert version.removeprefix("v") == real[name].removeprefix("v")
+    for check in (
+        "kubernetes Gateway API",
+        "kubernetes rights",
+        "kubernetes objects",
+        "prometheus queries",
+        "prometheus stable has data",
+        "policy policy loads",
+        "policy OPA decides",
+        "registry images",
+        "signing certificate authority",
+        "signing time-stamps",
+        "signing identity",
+    ):
+        assert found[check]["status"] == "ok", found[check]
+    clocks = [one for one in report["checks"] if one["check"].startswith("clock")]
+    assert len(clocks) >= 8 and all("offset_ms" in one["facts"] for one in clocks)
+    # A rehearsal has no standby, and says so.
+    assert found["plan standby"]["status"] == "warn"
+
+
 @pytest.mark.parametrize("scenario", EVERY)
 def test_sigstore_js_accepts_the_packs_bundle(released: Get, scenario: str, tmp_path: Path) -> None:
     need_js()
@@ -250,3 +247,34 @@ def test_sigstore_js_accepts_the_packs_bundle(released: Get, scenario: str, tmp_
 
     assert refused(pack) == ""
     assert refused(pack + b"\0")
+
+
+@pytest.mark.long
+def test_cosign_accepts_the_packs_bundle(released: Get, tmp_path: Path) -> None:
+    need("cosign")
+    made = released("critical-breach")
+    folder, signing = made.run.folder, made.plan.targets.signing
+
+    def accepted(pack: Path) -> bool:
+        done = subprocess.run(
+            [
+                *(str(binary("cosign")), "verify-blob"),
+                f"--bundle={folder / 'evidence.zip.sigstore.json'}",
+                f"--trusted-root={folder / 'trusted_root.json'}",
+                f"--certificate-identity={signing.identity}",
+                f"--certificate-oidc-issuer={signing.issuer}",
+                str(pack),
+            ],
+            env={"HOME": str(tmp_path), "PATH": ""},
+            capture_output=True,
+            text=True,
+            timeout=60,
+            check=False,
+        )
+        assert (done.returncode == 0) == ("Verified OK" in done.stderr + done.stdout), done
+        return done.returncode == 0
+
+    assert accepted(folder / "evidence.zip")
+    other = tmp_path / "other.zip"
+    other.write_bytes((folder / "evidence.zip").read_bytes() + b"\0")
+    assert not accepted(other)
