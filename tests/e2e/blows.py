@@ -361,7 +361,11 @@ def _see_to_its_end(struck: Struck, may: frozenset[int]) -> Rehearsed:
     shown = struck.running.end(60)
     ended = folder / "exit"
     events = struck.running.events()
-    if 10 not in may and (why := ended_by_load(events)):
+    why = ended_by_load(events)
+    closed = events[-1]
+    if not struck.fell and isinstance(closed, ev.RunClosed) and closed.exit == 10:
+        why = why or closed.cause  # before anything was struck: nothing was wrong with it but the machine
+    if why and 10 not in may:
         raise EndedByLoad(why)
     if ended.exists():
         expected = int(ended.read_text())
