@@ -51,10 +51,9 @@ class Rollouts:
         """Return a Rollout; raises BackendError."""
         return await self._ask("GET", self._path(f"rollouts/{name}"))
 
-    async def analyses(self) -> list[Obj]:
-        """Return all AnalysisRuns; raises BackendError."""
-        found: list[Obj] = (await self._ask("GET", self._path("analysisruns")))["items"]
-        return found
+    async def analyses(self, name: str) -> list[Obj]:
+        """Return the AnalysisRuns of a Rollout; raises BackendError."""
+        return _owned(await self._ask("GET", self._path("analysisruns")), name)
 
     async def set_image(self, name: str, image: str) -> None:
         """Ask for another image in the one container of a Rollout's template; raises BackendError."""
@@ -77,10 +76,7 @@ class Rollouts:
         """Return the ReplicaSets of a Rollout by the image of their one container; raises BackendError."""
         listed = await self._ask("GET", f"apis/apps/v1/namespaces/{self.namespace}/replicasets")
         return {
-            one["spec"]["template"]["spec"]["containers"][0]["image"]: one
-            for one in listed["items"]
-            if {("Rollout", name)}
-            & {(owner["kind"], owner["name"]) for owner in one["metadata"].get("ownerReferences", ())}
+            one["spec"]["template"]["spec"]["containers"][0]["image"]: one for one in _owned(listed, name)
         }
 
     async def _status(self, name: str, status: Obj) -> None:
@@ -169,6 +165,16 @@ async def _bind(admin: Api, role: bytes) -> None:
             "subjects": [{"kind": "ServiceAccount", "name": HOME, "namespace": HOME}],
         }
     )
+
+
+def _owned(listed: Obj, name: str) -> list[Obj]:
+    """Return what of a list belongs to a Rollout."""
+    return [
+        one
+        for one in listed["items"]
+        for owner in one["metadata"].get("ownerReferences", ())
+        if (owner["kind"], owner["name"]) == ("Rollout", name)
+    ]
 
 
 def _kubeconfig(plane: ControlPlane, token: str) -> Obj:

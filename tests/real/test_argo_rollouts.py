@@ -11,7 +11,7 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import pytest
 import pytest_asyncio
@@ -40,6 +40,10 @@ SPEED = 5.0
 """How much faster than the real one the cockpit's clock goes: the servers need their time."""
 ERRORS = "max(canary_errors)"
 BELOW = 0.05
+PATIENT = {
+    "weight_deadline": "60s", "provider_grace": "60s", "rollout_deadline": "300s", "drain_deadline": "300s",
+    "abort_scale_bound": "60s",
+}  # fmt: skip
 REPLICAS = 10
 FIRST, SECOND = OLD.format("web"), NEW.format("web")
 LABELS = {"app": "field"}
@@ -130,13 +134,23 @@ async def the_field(plane: ControlPlane, tmp_path_factory: pytest.TempPathFactor
 
 
 @asynccontextmanager
-async def cockpit(site: Field, folder: Path, **more: Any) -> AsyncIterator[Show]:
+async def cockpit(
+    site: Field, folder: Path, *, unattended: bool = True, **canary: str
+) -> AsyncIterator[Show]:
     """A release of the cockpit, judged by the real Prometheus."""
     site.worlds.append(f"shop-{len(site.worlds)}")
     place = partial(shop, site.plane, site.worlds[-1])
-    async with show(folder, place=place, speed=SPEED, **more) as made:
+    bounds = {**PATIENT, **canary}
+    async with show(folder, place=place, speed=SPEED, unattended=unattended, canary=bounds) as made:
         made.analyst.look = site.look  # type: ignore[method-assign]
         yield made
+
+
+async def ended(made: Show, code: int) -> str:
+    """Run a release, which must end with this code; return why it did."""
+    ending = await made.run()
+    assert ending.exit == code, ending
+    return ending.cause
 
 
 async def deployed(site: Field, name: str, steps: list[Obj]) -> None:
@@ -195,11 +209,15 @@ async def test_a_good_version_goes_10_50_100_in_both(site: Field, tmp_path: Path
     assert wanted >= {1, 5, 10}
     assert await pods_of(site, "good", SECOND) == (REPLICAS, REPLICAS)
     assert await pods_of(site, "good", FIRST) == (0, 0)
-    judged = [one["status"] for one in await site.rollouts.analyses()]
-    assert [one["phase"] for one in judged] == ["Successful"]
-    assert judged[0]["metricResults"][0]["successful"] >= 1
+
+    async def judged() -> list[Obj]:
+        found = [one.get("status") or {} for one in await site.rollouts.analyses("good")]
+        return found if all(one.get("phase") == "Successful" for one in found) else []
+
+    (analysed,) = await until(judged)
+    assert analysed["metricResults"][0]["successful"] >= 1
     async with cockpit(site, tmp_path) as made:
-        assert (await made.run()).exit == 0
+        await ended(made, 0)
         assert await made.decided() == [(1, "advance"), (2, "advance"), (3, "advance")]
         assert await made.world.stable() == {"web": (2, SECOND)}
         assert await made.world.canary_replicas() == 0
@@ -216,7 +234,7 @@ async def test_a_version_with_errors_is_taken_off_by_both(site: Field, tmp_path:
         await until(partial(phase, site, "bad", "Degraded"))
         assert (await site.rollouts.get("bad"))["status"]["abort"] is True
         async with cockpit(site, tmp_path) as made:
-            assert (await made.run()).exit == 20
+            await ended(made, 20)
             await made.restored()
     finally:
         await site.has_errors(0.0)
@@ -238,7 +256,7 @@ async def test_an_abort_by_hand_takes_the_canary_off_in_both(site: Field, tmp_pa
             return await site.look(step, window_s)
 
         made.analyst.look = looked  # type: ignore[method-assign]
-        assert (await made.run()).exit == 20
+        await ended(made, 20)
         await made.restored()
 
 
@@ -286,8 +304,7 @@ async def test_what_a_rollout_has_taken_over_is_not_begun_on(
 ) -> None:
     async with cockpit(site, tmp_path) as made:
         await taken_over(site, made.world, scale_down)
-        ending = await made.run()
-        assert (ending.exit, says in ending.cause) == (10, True), ending
+        assert says in await ended(made, 10)
         assert not made.gate.prod_touched
         assert await made.world.weights() == [{"web-stable": 100, "web-canary": 0}]
         assert "Rollout" in await keepers(made.world)
@@ -304,8 +321,7 @@ async def test_a_rollout_that_comes_in_mid_canary_ends_the_release(
                 await taken_over(site, made.world, "never")
 
         made.gates.under_step = late  # type: ignore[method-assign]
-        ending = await made.run()
-        assert (ending.exit, "Rollout/web" in ending.cause) == (20, True), ending
+        assert "Rollout/web" in await ended(made, 20)
         assert not [e for e in await events(made.recorder, EffectIntended) if e.verb == "promote"]
         # Its canary is gone and its stable whole; whose pods stand beside stable is theirs to settle.
         await made.restored()
@@ -315,16 +331,14 @@ async def test_a_rollout_that_comes_in_mid_canary_ends_the_release(
 async def test_a_rollout_that_keeps_taking_stable_away_is_left_to_a_person(
     site: Field, tmp_path: Path
 ) -> None:
-    canary = {"drain_deadline": "20s", "abort_scale_bound": "5s"}
-    async with cockpit(site, tmp_path, canary=canary) as made:
+    async with cockpit(site, tmp_path, drain_deadline="20s", abort_scale_bound="5s") as made:
 
         async def late(step: int) -> None:
             if step == 3:
                 await taken_over(site, made.world, "onsuccess")
 
         made.gates.under_step = late  # type: ignore[method-assign]
-        ending = await made.run()
-        assert ending.exit == 21, ending
+        await ended(made, 21)
         assert await events(made.recorder, Released) == []
         assert not [e for e in await events(made.recorder, EffectIntended) if e.verb == "promote"]
         (unfinished,) = await events(made.recorder, RollbackUnfinished)
