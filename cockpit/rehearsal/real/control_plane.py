@@ -110,7 +110,10 @@ class Api:
 
     async def reads(self, path: str) -> Obj | None:
         """Return what is at a path, or None while it cannot be read."""
-        status, answer = await self.request("GET", path)
+        try:
+            status, answer = await self.request("GET", path)
+        except BackendError:  # a group that is not served yet is answered with a text that is no JSON
+            return None
         return answer if status == 200 else None
 
 
