@@ -411,7 +411,11 @@ class Promotion:
                 f"a canary is there already: weight {weight} %, pods of {', '.join(left) or 'none'}",
                 hint="roll it back first",
             )
-        unfit = [d.name for d in seen if d.wanted == 0 or d.ready < d.wanted or not d.settled]
+        unfit = [
+            f"{d.name} has {d.ready} of {d.wanted} replicas{'' if d.settled else ', and changes'}"
+            for d in seen
+            if d.wanted == 0 or d.ready < d.wanted or not d.settled
+        ]
         if unfit:
             raise PreflightFailed(f"stable is not healthy: {', '.join(unfit)}")
         self._stable = Stable(
