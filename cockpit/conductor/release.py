@@ -46,6 +46,7 @@ from cockpit.journal.events import (
     RunResumed,
     WaiverRecorded,
 )
+from cockpit.journal.state import ReleaseState
 from cockpit.rpc.messages import Phase
 
 _NOTARY, _QA, _CONDUCTOR, _COMMS = "A3", "A60", "A1", "A41"
@@ -199,6 +200,7 @@ class Release:
         if undoing and state.rollback is None:
             return await self.undo("manual", reason, "supervisor")
         if canary.released and state.rollback is None:
+            await self._take_canary_down(state)
             return await self._end(Ending(0, "released before the conductor ended"))
         stable = Stable.recorded(canary)
         if not stable.replicas:
@@ -218,6 +220,22 @@ class Release:
         if not verified:
             return await self._end(Ending(21, reason))
         return await self._end(Ending(20 if canary.moved else 30, reason))
+
+    async def _take_canary_down(self, state: ReleaseState) -> None:
+        """Take down what is left of the canary of a release that is out: it carries nothing any more.
+
+        Else the next release would find a canary there already. Trouble with it is on record, no more.
+        """
+        names = [service.canary_deployment for service in self._p.plan.services]
+        if all(state.canary.replicas.get(name) == [0, 0] for name in names):
+            return
+        self._promotion.take_up(Progress(carried=True))
+        try:
+            await self._reach(state.fence)
+            async with alongside(self._p.lease.keep()):
+                await self._promotion.run()
+        except CockpitError as error:
+            self._note(f"released, but the canary may still be there: {cause_text(error)}")
 
     async def _reach(self, fence: int, *, superseding: bool = False) -> None:
         """Connect and take the lease again, for as long as an abort may wait; without it, go on unleased.
