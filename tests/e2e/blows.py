@@ -349,8 +349,12 @@ def _wait_for(struck: Struck, blow: Blow) -> bool:
     """Wait for the moment of a blow; False when the run is over before."""
     if blow.anchor:
         wanted = ANCHORS[blow.anchor][0]
-        reached = until(lambda: struck.over() or any(map(wanted, struck.running.events())), _OVER_WITHIN)
+        process = struck.running.process
+        reached = until(
+            lambda: process.poll() is not None or any(map(wanted, struck.running.events())), _OVER_WITHIN
+        )
         assert reached, f"{blow.anchor} was not reached"
+        assert (struck.folder / JOURNAL_NAME).exists(), process.communicate()
     return not until(struck.over, blow.after)
 
 
