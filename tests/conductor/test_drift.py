@@ -9,6 +9,9 @@ from pathlib import Path
 import pytest
 
 from cockpit.backends.cluster import DEPLOYMENT, HTTPROUTE, Object
+from cockpit.conductor.drift import drift
+from cockpit.conductor.lease import ReleaseLease
+from cockpit.conductor.targets import Targets
 from cockpit.journal.events import (
     EffectIntended,
     Noted,
@@ -21,7 +24,18 @@ from cockpit.journal.events import (
 )
 from cockpit.rehearsal.kube.access import Attributes
 from cockpit.rehearsal.topology import ROUTE
-from tests.conductor.support import NEW, OLD, events, on_disk, route_manifest, until
+from tests.conductor.support import (
+    NEW,
+    OLD,
+    FastClock,
+    events,
+    on_disk,
+    plan_of,
+    recording,
+    route_manifest,
+    until,
+    world,
+)
 from tests.conductor.test_abort import site
 from tests.conductor.test_release import Show, answer_with, show
 
@@ -106,6 +120,35 @@ async def test_it_is_seen_while_it_bakes(tmp_path: Path, change: Change, told: s
         assert decided.decision == "inconclusive" and told in decided.reason
         assert "decide" not in [e.stage for e in await events(made.recorder, StepStage)]
         await made.restored()
+
+
+async def test_each_rule_and_each_service_is_looked_at(tmp_path: Path) -> None:
+    services = ("web", "search")
+    clock = FastClock()
+    async with world(services) as made, recording(tmp_path, clock) as recorder:
+        plan = plan_of(clock, services=services, url=made.kube.url)
+        lease = ReleaseLease(made.conductor, plan.targets.kubernetes, "ann", recorder, clock)
+        await lease.acquire()
+        targets = Targets(made.conductor, plan, lease)
+        stable = {f"{name}-stable": OLD.format(name) for name in services}
+        for name in services:
+            await targets.scale(f"{name}-canary", 1, container="app", image=NEW.format(name))
+        await targets.shift(50)
+        assert await drift(targets, 50, stable) == []
+        rules = (await made.admin.get(HTTPROUTE, ROUTE))["spec"]["rules"]
+        rules[1]["backendRefs"] = route_manifest(services)["spec"]["rules"][1]["backendRefs"]
+        await made.change(HTTPROUTE, ROUTE, {"spec": {"rules": rules}})
+        assert await targets.weight() == 50
+        assert await drift(targets, 50, stable) == ["the route gives the canary 50 %, 0 % where 50 % was set"]
+        await targets.shift(50)
+        await made.change(DEPLOYMENT, "search-stable", image(NEW.format("search")))
+        assert await drift(targets, 50, stable) == [
+            f"search-stable runs {NEW.format('search')} instead of {OLD.format('search')}"
+        ]
+        # The same digest from another registry is the same image.
+        elsewhere = OLD.format("search").replace("registry.example", "mirror.example")
+        await made.change(DEPLOYMENT, "search-stable", image(elsewhere))
+        assert await drift(targets, 50, stable) == []
 
 
 async def test_more_pods_than_were_set_are_no_matter(tmp_path: Path) -> None:
