@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from aiohttp import web
 
+from cockpit.rehearsal.kube import fields
 from cockpit.rehearsal.kube import registry as kinds
 from cockpit.rehearsal.kube.access import AccessTable, Attributes, User
 from cockpit.rehearsal.kube.faults import ConnectionCut, Faults, inject
-from cockpit.rehearsal.kube.registry import Registry, patched_with, scale_of
+from cockpit.rehearsal.kube.registry import Registry, Write, patched_with, scale_of, settle
 from cockpit.rehearsal.kube.requests import (
     MAX_BODY,
     ApiRequest,
@@ -82,14 +85,17 @@ class Api:
         self._access.authorize(user, asked.attributes)
         if asked.verb == "watch":
             return await self._watches.serve(request, asked)
-        body = read_body(await request.read(), request.content_type) if request.can_read_body else None
+        raw = await request.read() if request.can_read_body else b""
+        body = read_body(raw, request.content_type)
         answer = (
-            self._review(user, body) if asked.resource is ACCESS_REVIEWS else self._do(asked, request, body)
+            self._review(user, body)
+            if asked.resource is ACCESS_REVIEWS
+            else self._do(asked, request, body, raw)
         )
         await inject(fault, after=True)
         return answer
 
-    def _do(self, asked: ApiRequest, request: web.Request, body: object) -> web.Response:
+    def _do(self, asked: ApiRequest, request: web.Request, body: object, raw: bytes) -> web.Response:
         resource, namespace, name = asked.resource, asked.namespace, asked.name
         match asked.verb:
             case "get":
@@ -98,15 +104,17 @@ class Api:
             case "list":
                 return _json(self._list(asked))
             case "create":
-                given = _checked(asked, body)
-                return _json(self._registry.create(resource, namespace, given, asked.write()), 201)
+                given, write = _checked(asked, body), _decoding(asked, raw)
+                made = self._registry.create(resource, namespace, given, write)
+                return _json(made, 201, warnings=write.told)
             case "update" | "patch" if asked.subresource == "scale":
-                return _json(self._scale(asked, request.content_type, body))
+                return self._scale(asked, request.content_type, body, raw)
             case "update":
-                given = _checked(asked, body)
-                return _json(self._registry.update(resource, namespace, name, given, asked.write()))
+                given, write = _checked(asked, body), _decoding(asked, raw)
+                made = self._registry.update(resource, namespace, name, given, write)
+                return _json(made, warnings=write.told)
             case "patch":
-                return self._patch(asked, request.content_type, body)
+                return self._patch(asked, request.content_type, body, raw)
             case "delete":
                 return _json(self._delete(asked, body))
         matches = asked.selected()
@@ -140,21 +148,25 @@ class Api:
             listed["metadata"]["remainingItemCount"] = len(found) - limit
         return listed
 
-    def _scale(self, asked: ApiRequest, kind: str, body: object) -> Obj:
+    def _scale(self, asked: ApiRequest, kind: str, body: object, raw: bytes) -> web.Response:
         old = self._registry.get(asked.resource, asked.namespace, asked.name)
-        scaled = body if asked.verb == "update" else patched_with(scale_of(old), kind, body, custom=False)
-        return scale_of(
-            self._registry.scale(asked.resource, asked.namespace, asked.name, scaled, asked.write())
-        )
+        if asked.verb == "update":
+            scaled, write = body, _decoding(asked, raw, "Scale")
+        else:
+            scaled = patched_with(scale_of(old), kind, body, custom=False)
+            write = asked.write()
+            settle("Scale", scaled, kind, raw, write)
+        made = self._registry.scale(asked.resource, asked.namespace, asked.name, scaled, write)
+        return _json(scale_of(made), warnings=write.told)
 
-    def _patch(self, asked: ApiRequest, kind: str, body: object) -> web.Response:
+    def _patch(self, asked: ApiRequest, kind: str, body: object, raw: bytes) -> web.Response:
         applying = kind == kinds.APPLY_PATCH
         there = self._registry.store.get(asked.resource, asked.namespace, asked.name) is not None
         if applying and asked.subresource and not there:
             raise asked.resource.not_found(asked.name)
         write = asked.write(applying=applying)
-        patched = self._registry.patch(asked.resource, asked.namespace, asked.name, kind, body, write)
-        return _json(patched, 200 if there else 201)
+        patched = self._registry.patch(asked.resource, asked.namespace, asked.name, kind, body, write, raw)
+        return _json(patched, 200 if there else 201, warnings=write.told)
 
     def _delete(self, asked: ApiRequest, body: object) -> Obj:
         how = asked.deletion(body)
@@ -194,6 +206,19 @@ def _checked(asked: ApiRequest, body: object) -> Obj:
     return body
 
 
+def _decoding(asked: ApiRequest, raw: bytes, kind: str = "") -> Write:
+    """Return how this request writes, with what there is to warn of its body; raises a 400 where strict."""
+    write, kind = asked.write(), kind or asked.resource.kind
+    if write.validation != "Ignore":
+        write.told.extend(fields.problems(kind, raw, custom=asked.resource.custom))
+    if write.validation == "Strict" and write.told:
+        said = ", ".join(write.told)
+        raise bad_request(
+            f'{kind} in version "v1" cannot be handled as a {kind}: strict decoding error: {said}'
+        )
+    return write
+
+
 def _list_of(asked: ApiRequest, items: list[Obj], version: int) -> Obj:
     return {
         "kind": f"{asked.resource.kind}List",
@@ -203,5 +228,12 @@ def _list_of(asked: ApiRequest, items: list[Obj], version: int) -> Obj:
     }
 
 
-def _json(body: Obj, status: int = 200, headers: dict[str, str] | None = None) -> web.Response:
-    return web.json_response(body, status=status, headers=headers or {})
+def _json(
+    body: Obj, status: int = 200, headers: dict[str, str] | None = None, *, warnings: Sequence[str] = ()
+) -> web.Response:
+    answer = web.json_response(body, status=status, headers=headers or {})
+    for text in warnings:
+        quoted = text.replace("\\", "\\\\").replace('"', '\\"')
+        if quoted.isascii() and quoted.isprintable():  # a header takes no other
+            answer.headers.add("Warning", f'299 - "{quoted}"')
+    return answer

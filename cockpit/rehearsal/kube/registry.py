@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import dataclasses
+import json
 import secrets
 import uuid
 from dataclasses import dataclass
 from typing import Any
 
-from cockpit.rehearsal.kube import ownership, patching, resources, shapes
+from cockpit.rehearsal.kube import fields, ownership, patching, resources, shapes
 from cockpit.rehearsal.kube.admission import admit
+from cockpit.rehearsal.kube.fields import Mode
 from cockpit.rehearsal.kube.ownership import Manager
 from cockpit.rehearsal.kube.resources import Resource
 from cockpit.rehearsal.kube.storage import Store
@@ -31,6 +34,10 @@ class Write:
     manager: Manager = CONTROLLERS
     dry_run: bool = False
     force: bool = False
+    validation: Mode = "Ignore"
+    """What becomes of fields that the kind does not have, or that were given twice."""
+    told: list[str] = dataclasses.field(default_factory=list)
+    """Such fields; what was told of the patch goes in, warnings come out."""
 
 
 @dataclass(frozen=True)
@@ -90,13 +97,24 @@ class Registry:
         return self._replace(resource, old, body, write)
 
     def patch(
-        self, resource: Resource, namespace: str, name: str, kind: str, patch: Any, write: Write
+        self,
+        resource: Resource,
+        namespace: str,
+        name: str,
+        kind: str,
+        patch: Any,
+        write: Write,
+        raw: bytes = b"",
     ) -> Obj:
-        """Apply a patch of media type `kind`; a server-side apply also creates what does not exist."""
+        """Apply a patch of media type `kind`; a server-side apply also creates what does not exist.
+
+        `raw`: the patch as it was sent, for what only its text shows.
+        """
         if kind == APPLY_PATCH:
             return self._apply(resource, namespace, name, patch, write)
         old = self.get(resource, namespace, name)
         patched = patched_with(old, kind, patch, custom=resource.custom)
+        settle(resource.kind, patched, kind, raw, write)
         _still_named(resource, name, patched)
         return self._replace(resource, old, self._identified(resource, namespace, patched, name), write)
 
@@ -306,6 +324,25 @@ def scale_of(obj: Obj) -> Obj:
             "selector": ",".join(f"{key}={value}" for key, value in sorted(labels.items())),
         },
     }
+
+
+def settle(kind: str, patched: Any, media: str, raw: bytes, write: Write) -> None:
+    """Look at a patched object for fields its kind has not, and at the patch for those given twice.
+
+    Raises a 422 where the write is strict; else they are told.
+    """
+    if write.validation == "Ignore":
+        return
+    if media == JSON_PATCH:
+        sent = [f"json patch {text}" for text in fields.problems(fields.OPERATIONS, raw, custom=False)]
+    else:
+        sent = fields.problems("", raw, custom=False)
+    write.told.extend([*sent, *fields.unknown(kind, patched)])
+    if write.validation == "Strict" and write.told:
+        # The real one shows all of the patched object; of a strategic patch what was sent.
+        shown = json.dumps(patched, separators=(",", ":"))[:2000]
+        text = f'Invalid value: "{shown}": strict decoding error: {", ".join(write.told)}'
+        raise invalid("", "", [Cause("FieldValueInvalid", text, "patch")])
 
 
 def patched_with(target: Obj, kind: str, patch: Any, *, custom: bool) -> Obj:

@@ -13,6 +13,7 @@ from ruamel.yaml.error import YAMLError
 
 from cockpit.rehearsal.kube import shapes
 from cockpit.rehearsal.kube.access import Attributes
+from cockpit.rehearsal.kube.fields import MODES, Mode
 from cockpit.rehearsal.kube.ownership import Manager
 from cockpit.rehearsal.kube.registry import Deletion, Write
 from cockpit.rehearsal.kube.resources import BY_PATH, VERSION, Resource
@@ -119,13 +120,24 @@ class ApiRequest:
             raise self._wrong("fieldManager", "TooLong", f"Too long: more than {_MAX_MANAGER} bytes")
         if not manager.isprintable():
             raise self._wrong("fieldManager", "Invalid", "Invalid value: invalid character")
-        strict = self.query.get("fieldValidation", "")
-        if strict not in ("", "Ignore", "Warn"):
-            # Strict as well: unknown fields of the built-in kinds cannot be told here.
-            raise self._wrong("fieldValidation", "NotSupported", f"Unsupported value: {strict[:40]!r}")
         operation = "Apply" if applying else "Update"
         who = Manager(manager or self.agent, operation, self.subresource)
-        return Write(who, self.dry_run, self.flag("force"))
+        return Write(who, self.dry_run, self.flag("force"), self.validation)
+
+    @property
+    def validation(self) -> Mode:
+        """What is to become of fields that the kind does not have; raises a 422 for another value."""
+        match self.query.get("fieldValidation", ""):
+            case "" | "Warn":
+                return "Warn"
+            case "Ignore":
+                return "Ignore"
+            case "Strict":
+                return "Strict"
+            case other:
+                taken = ", ".join(f'"{mode}"' for mode in MODES)
+                text = f'Unsupported value: "{other[:40]}": supported values: {taken}'
+                raise self._wrong("fieldValidation", "NotSupported", text)
 
     def deletion(self, options: Any) -> Deletion:
         """Return the options of a delete, from its body or from the query."""

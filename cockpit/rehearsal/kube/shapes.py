@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import Any, Final
 
-from cockpit.rehearsal.kube import resources
+from cockpit.rehearsal.kube import fields, resources
 from cockpit.rehearsal.kube.resources import Resource
 from cockpit.rehearsal.kube.values import Obj, bad_request
 
@@ -108,15 +108,7 @@ def decoded(resource: Resource, body: Any) -> Obj:
         "status": _STATUSES.get(resource, _STATUS),
         "data": _STRINGS,
     }
-    if isinstance(body, dict):
-        body = {field: value for field, value in body.items() if _has(resource, field)}
-    return shaped(body, shape, resource.kind)
-
-
-def _has(resource: Resource, field: str) -> bool:
-    """Say whether objects of this kind have a field; one they have not is dropped unread."""
-    holds_data = resource in (resources.CONFIG_MAPS, resources.SECRETS)
-    return holds_data if field == "data" else not (holds_data and field in ("spec", "status"))
+    return shaped(fields.known(resource.kind, body), shape, resource.kind)
 
 
 def shaped(body: Any, shape: Obj, kind: str) -> Obj:
