@@ -43,7 +43,7 @@ def _waivers(journal: Path) -> bool:
 def test_a_run_whose_end_could_not_be_recorded_is_taken_up_and_closed(silent: str, tmp_path: Path) -> None:
     targets = data()["targets"]
     targets["kubernetes"]["url"] = silent
-    plan, run = write_plan(tmp_path / "plan", targets=targets), tmp_path / "run"
+    plan, run = write_plan(tmp_path / "plan", targets=targets, on_crash="continue"), tmp_path / "run"
     run.mkdir(mode=0o700)
     command = [sys.executable, "-m", "cockpit", "conduct", str(plan), "--run", str(run), "--auto"]
     process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
@@ -51,7 +51,8 @@ def test_a_run_whose_end_could_not_be_recorded_is_taken_up_and_closed(silent: st
         _until(lambda: _waivers(run / JOURNAL_NAME), process)
         # As a disk whose journal takes nothing more: what is smaller than it can still be written.
         size = (run / JOURNAL_NAME).stat().st_size
-        resource.prlimit(process.pid, resource.RLIMIT_FSIZE, (size, resource.RLIM_INFINITY))
+        _, most = resource.prlimit(process.pid, resource.RLIMIT_FSIZE)
+        resource.prlimit(process.pid, resource.RLIMIT_FSIZE, (size, most))
         process.send_signal(signal.SIGTERM)
         said, _ = process.communicate(timeout=60)
     finally:
