@@ -185,12 +185,15 @@ class Struck:
 
     def left(self, *, world: bool) -> list[str]:
         """Return the processes of the run that live; those of its world only if asked for."""
-        ours = {*self.world().values(), *_below(self.world()["world"])}
+        theirs = {*self.world().values(), *_below(self.world()["world"])}
         folder = str(self.folder)
         found = []
         for pid, words in commands():
-            inside = any(folder in word for word in words) or _in_folder(pid, folder)
-            if (inside or _session(pid) in self.sessions or pid in ours) and (world or pid not in ours):
+            at = _folder_of(pid)
+            ours = any(folder in word for word in words) or _session(pid) in self.sessions
+            # A server of the world runs in its folder, whoever has started it.
+            of_world = pid in theirs or at.startswith(f"{folder}/world")
+            if (ours or of_world or at.startswith(folder)) and (world or not of_world):
                 found.append(f"{pid} {' '.join(words)[:150]}")
         return found
 
@@ -240,11 +243,11 @@ def _session(pid: int) -> int:
         return -1
 
 
-def _in_folder(pid: int, folder: str) -> bool:
+def _folder_of(pid: int) -> str:
     try:
-        return os.readlink(f"/proc/{pid}/cwd").startswith(folder)
+        return os.readlink(f"/proc/{pid}/cwd")
     except OSError:
-        return False
+        return ""
 
 
 def until(check: Callable[[], bool], within: float) -> bool:
