@@ -7,8 +7,7 @@ import os
 import random
 import resource
 import signal
-import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -28,6 +27,7 @@ from tests.e2e.invariants import (
     assert_replays,
     held_by,
 )
+from tests.e2e.processes import alive, below, commands, folder_of, session, until
 from tests.e2e.rehearsals import EndedByLoad, Rehearsed, Running, cockpit, ended_by_load
 
 SEEDS = "KILL_SEEDS"
@@ -36,7 +36,6 @@ KEEP = "240"
 """Seconds a world lives on when nobody supervises its release: until it is taken up again."""
 _OVER_WITHIN = 240.0
 _GONE_WITHIN = 20.0
-_POLL = 0.2
 
 ANCHORS: dict[str, tuple[Callable[[AnyEvent], bool], float]] = {
     "the first agent": (lambda e: isinstance(e, ev.AgentCalled), 35),
@@ -185,12 +184,12 @@ class Struck:
 
     def left(self, *, world: bool) -> list[str]:
         """Return the processes of the run that live; those of its world only if asked for."""
-        theirs = {*self.world().values(), *_below(self.world()["world"])}
+        theirs = {*self.world().values(), *below(self.world()["world"])}
         folder = str(self.folder)
         found = []
         for pid, words in commands():
-            at = _folder_of(pid)
-            ours = any(folder in word for word in words) or _session(pid) in self.sessions
+            at = folder_of(pid)
+            ours = any(folder in word for word in words) or session(pid) in self.sessions
             # A server of the world runs in its folder, whoever has started it.
             of_world = pid in theirs or at.startswith(f"{folder}/world")
             if (ours or of_world or at.startswith(folder)) and (world or not of_world):
@@ -199,65 +198,6 @@ class Struck:
 
 
 Act = Callable[[Struck, Blow], bool]
-
-
-def commands() -> Iterator[tuple[int, list[str]]]:
-    """Yield every process that is no zombie, with its command."""
-    for name in os.listdir("/proc"):
-        if not name.isdigit():
-            continue
-        try:
-            words = Path(f"/proc/{name}/cmdline").read_bytes().decode(errors="replace").split("\0")
-        except OSError:
-            continue
-        if any(words):
-            yield int(name), words
-
-
-def alive(pid: int) -> bool:
-    """Tell whether a process is there and no zombie."""
-    try:
-        return bool(Path(f"/proc/{pid}/cmdline").read_bytes())
-    except OSError:
-        return False
-
-
-def children(pid: int) -> list[int]:
-    """Return the processes a process has started, whichever of its threads did."""
-    found: list[int] = []
-    with suppress(OSError):
-        for task in Path(f"/proc/{pid}/task").iterdir():
-            found += [int(one) for one in (task / "children").read_text(encoding="ascii").split()]
-    return found
-
-
-def _below(pid: int) -> set[int]:
-    found = set(children(pid))
-    return found.union(*(_below(one) for one in found))
-
-
-def _session(pid: int) -> int:
-    try:
-        return os.getsid(pid)
-    except OSError:
-        return -1
-
-
-def _folder_of(pid: int) -> str:
-    try:
-        return os.readlink(f"/proc/{pid}/cwd")
-    except OSError:
-        return ""
-
-
-def until(check: Callable[[], bool], within: float) -> bool:
-    """Poll until something is so; tell whether it came to be."""
-    give_up = time.monotonic() + within
-    while not check():
-        if time.monotonic() > give_up:
-            return False
-        time.sleep(_POLL)
-    return True
 
 
 # -- the blows a release on any servers takes --------------------------------------------------------------

@@ -17,7 +17,8 @@ from pathlib import Path
 import pytest
 
 from cockpit.rehearsal.real.provided import NEEDED
-from tests.e2e.blows import ANY, KEEP, Act, Blow, Kind, Struck, alive, children, draw, fresh, seeds, undergo
+from tests.e2e.blows import ANY, KEEP, Act, Blow, Kind, Struck, draw, fresh, seeds, undergo
+from tests.e2e.processes import alive, children
 from tests.e2e.rehearsals import Again, Running
 from tests.real.fixtures import need
 
