@@ -22,7 +22,7 @@ import pytest
 from kubernetes.aio import client
 from kubernetes.aio.dynamic import DynamicClient
 
-from cockpit.rehearsal.kube import KubeServer, admin, conductor
+from cockpit.rehearsal.kube import KubeServer, Rule, User, admin, conductor
 from cockpit.rehearsal.real.control_plane import ControlPlane, connection
 
 Obj: TypeAlias = dict[str, Any]
@@ -60,7 +60,11 @@ class Answer:
 
 @dataclass(frozen=True)
 class KubeCluster:
-    """One cluster under test; `server` is None when it is a real one."""
+    """One cluster under test; `server` is None when it is a real one.
+
+    `admin` may do everything in the namespace of the test and nothing elsewhere, `conductor` what the cockpit
+    documents. `root` is for setting up what belongs to no namespace.
+    """
 
     url: str
     admin: str = field(repr=False)
@@ -68,6 +72,7 @@ class KubeCluster:
     namespace: str
     scratch: Path
     http: aiohttp.ClientSession
+    root: str = field(repr=False)
     server: KubeServer | None = None
     plane: ControlPlane | None = None
     user: str = "conductor"
@@ -90,7 +95,7 @@ class KubeCluster:
         content_type: str = "application/json",
         **query: str,
     ) -> Answer:
-        """Send one request, as the administrator unless `token` says otherwise; `{ns}` is the namespace."""
+        """Send one request, as the namespace's administrator unless `token` says otherwise; `{ns}` is it."""
         headers = {"Authorization": f"Bearer {self.admin if token is None else token}"}
         if body is not None:
             headers["Content-Type"] = content_type
@@ -98,6 +103,10 @@ class KubeCluster:
         data = None if body is None else aiohttp.JsonPayload(body, content_type=content_type)
         async with self.http.request(method, url, data=data, headers=headers, params=query) as answer:
             return Answer(answer.status, _json(await answer.text()), dict(answer.headers))
+
+    async def everywhere(self, method: str, path: str, body: object = None) -> Answer:
+        """Send a request about what belongs to no namespace, or to another."""
+        return await self.call(method, path, body, token=self.root)
 
     async def patch(self, path: str, body: object, kind: str = "merge-patch+json", **query: str) -> Answer:
         """Send a patch of media type `application/<kind>`."""
@@ -210,12 +219,19 @@ class Relay:
             writer.transport.abort()
 
 
+def owner(namespace: str) -> User:
+    """Return the user who may do everything in a namespace, and nothing elsewhere."""
+    everything = frozenset({"*"})
+    return User("owner", (Rule(everything, "*", everything, frozenset({namespace})),))
+
+
 @asynccontextmanager
 async def stand_in(scratch: Path) -> AsyncIterator[KubeCluster]:
     """A stand-in with a namespace and a conductor's rights in it."""
-    tokens = {name: secrets.token_urlsafe(24) for name in ("admin", "conductor", "driller")}
+    tokens = {name: secrets.token_urlsafe(24) for name in ("root", "admin", "conductor", "driller")}
     users = {
-        tokens["admin"]: admin(),
+        tokens["root"]: admin(),
+        tokens["admin"]: owner("shop"),
         tokens["conductor"]: conductor(["shop"]),
         tokens["driller"]: conductor(["shop"], "driller", drills=["shop"]),
     }
@@ -231,6 +247,7 @@ async def stand_in(scratch: Path) -> AsyncIterator[KubeCluster]:
                 "shop",
                 scratch,
                 http,
+                tokens["root"],
                 server=server,
                 drilling=tokens["driller"],
             )
@@ -244,15 +261,17 @@ async def real(plane: ControlPlane, scratch: Path) -> AsyncIterator[KubeCluster]
     namespace = f"shop-{secrets.token_hex(4)}"
     await plane.namespace(namespace)
     token = await plane.token_for("conductor", [namespace])
+    owning = await plane.token_of(owner(namespace), namespace)
     context = ssl.create_default_context(cafile=str(plane.ca_file))
     async with connection(context, seconds=DEADLINE) as http:
         yield KubeCluster(
             plane.url,
-            plane.admin_token,
+            owning,
             token,
             namespace,
             scratch,
             http,
+            plane.admin_token,
             plane=plane,
             user=f"system:serviceaccount:{namespace}:conductor",
         )

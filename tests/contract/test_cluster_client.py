@@ -316,8 +316,8 @@ async def test_a_server_under_load_is_asked_again(plane: ControlPlane, tmp_path:
     async with real(plane, tmp_path) as cluster, connected(cluster) as kube:
         level, flow = flow_control(cluster)
         name = level["metadata"]["name"]
-        (await cluster.call("POST", f"{FLOWS}/prioritylevelconfigurations", level)).ok()
-        (await cluster.call("POST", f"{FLOWS}/flowschemas", flow)).ok()
+        (await cluster.everywhere("POST", f"{FLOWS}/prioritylevelconfigurations", level)).ok()
+        (await cluster.everywhere("POST", f"{FLOWS}/flowschemas", flow)).ok()
 
         async def turned_away() -> list[Answer]:
             asked = (cluster.call("GET", PODS, token=cluster.conductor) for _ in range(20))
@@ -327,7 +327,7 @@ async def test_a_server_under_load_is_asked_again(plane: ControlPlane, tmp_path:
         assert {answer.headers["Retry-After"] for answer in away} == {"1"}
         # The level lets one request in at a time; of ten at once most come again, and all come through.
         assert await asyncio.gather(*(kube.list(POD) for _ in range(10))) == [[]] * 10
-        (await cluster.call("DELETE", f"{FLOWS}/flowschemas/{name}")).ok()
+        (await cluster.everywhere("DELETE", f"{FLOWS}/flowschemas/{name}")).ok()
 
 
 def flow_control(cluster: KubeCluster) -> tuple[Obj, Obj]:
@@ -403,8 +403,8 @@ async def forbid_more_than_five(cluster: KubeCluster, words: str) -> None:
             "matchResources": {"namespaceSelector": here},
         },
     }
-    (await cluster.call("POST", f"{POLICIES}/validatingadmissionpolicies", policy)).ok()
-    (await cluster.call("POST", f"{POLICIES}/validatingadmissionpolicybindings", binding)).ok()
+    (await cluster.everywhere("POST", f"{POLICIES}/validatingadmissionpolicies", policy)).ok()
+    (await cluster.everywhere("POST", f"{POLICIES}/validatingadmissionpolicybindings", binding)).ok()
 
     async def holds() -> bool:
         answer = await cluster.patch(f"{DEPLOYMENTS}/web", {"spec": {"replicas": 6}}, dryRun="All")

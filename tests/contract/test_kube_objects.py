@@ -71,9 +71,8 @@ async def test_names_are_generated_checked_and_taken_once(cluster: KubeCluster) 
     (await cluster.call("POST", CONFIG_MAPS, config_map())).refused(409, "AlreadyExists")
     status = (await cluster.call("POST", CONFIG_MAPS, config_map("No_Name"))).refused(422, "Invalid")
     assert status["details"]["causes"][0]["field"] == "metadata.name"
-    (await cluster.call("POST", CONFIG_MAPS.replace("{ns}", "nowhere"), config_map())).refused(
-        404, "NotFound"
-    )
+    nowhere = CONFIG_MAPS.replace("{ns}", "nowhere")
+    (await cluster.everywhere("POST", nowhere, config_map())).refused(404, "NotFound")
 
 
 async def test_a_dry_run_answers_as_if_and_stores_nothing(cluster: KubeCluster) -> None:

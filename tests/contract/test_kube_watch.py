@@ -122,7 +122,7 @@ async def test_bookmarks_carry_a_version_to_go_on_from(seam: KubeCluster) -> Non
     since = await version(seam)
     # Of what happens elsewhere only a bookmark tells this watcher.
     elsewhere = {"metadata": {"generateName": "bookmark-"}}
-    (await seam.call("POST", "api/v1/namespaces/default/configmaps", elsewhere)).ok()
+    (await seam.everywhere("POST", "api/v1/namespaces/default/configmaps", elsewhere)).ok()
     query = {"resourceVersion": since, "allowWatchBookmarks": "true", "timeoutSeconds": "1"}
     seen = [event async for event in events(seam, **query)]
     assert {event["type"] for event in seen} == {"BOOKMARK"}
