@@ -49,6 +49,7 @@ from cockpit.journal.events import (
 )
 from cockpit.journal.reader import JOURNAL_NAME, decode_events, read_lines
 from cockpit.journal.records import Receipt
+from cockpit.journal.storage import Io
 from cockpit.journal.upcast import decode
 from cockpit.journal.writer import JournalWriter
 from cockpit.plan.model import Plan
@@ -96,18 +97,21 @@ class Mortal(Recorder):
 
     async def record(self, event: Event) -> Receipt:
         """Record, unless it is time to end."""
-        if self.dead.is_set():
-            await self._end()
-        if not self._counts(event):
-            return await super().record(event)
-        if self._after:
-            await super().record(event)
-        await self._end()
-        raise Killed
+        return await self._unless_dead(event, super().record)
 
     async def record_abort(self, event: Event) -> Receipt:
         """Record, unless it is time to end."""
-        return await self.record(event)
+        return await self._unless_dead(event, super().record_abort)
+
+    async def _unless_dead(self, event: Event, record: Callable[[Event], Awaitable[Receipt]]) -> Receipt:
+        if self.dead.is_set():
+            await self._end()
+        if not self._counts(event):
+            return await record(event)
+        if self._after:
+            await record(event)
+        await self._end()
+        raise Killed
 
     def note(self, event: Event) -> asyncio.Future[Receipt]:
         """Record, unless it is time to end: what is noted after that is lost."""
@@ -146,9 +150,10 @@ async def sitting(
     holder: str = "ann",
     allowed: Callable[[int], Awaitable[None]] | None = None,
     metrics: MetricsBackend | None = None,
+    io: Io | None = None,
 ) -> AsyncIterator[Sitting]:
     """Yield a conductor that ends at its nth boundary (0: never)."""
-    writer = JournalWriter.open(folder, clock=clock)
+    writer = JournalWriter.open(folder, clock=clock, io=io)
     recorder = Mortal(writer, folder, at, after=after, where=where)
     state = recorder.state()
     number = state.people.sitting + taken_up

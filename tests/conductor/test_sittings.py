@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import errno
+import os
 from pathlib import Path
 
 from cockpit.backends.cluster import DEPLOYMENT
@@ -14,6 +16,7 @@ from cockpit.journal.events import (
     AgentCalled,
     EffectIntended,
     HaltBegan,
+    JournalGap,
     LookTaken,
     Released,
     RollbackStarted,
@@ -23,6 +26,9 @@ from cockpit.journal.events import (
     StepStarted,
 )
 from cockpit.journal.events_people import RunReopened, StopDecided
+from cockpit.journal.reader import JOURNAL_NAME
+from cockpit.journal.records import Stored
+from cockpit.journal.storage import SystemIo
 from tests.conductor.support import NEW, OLD, FastClock, recording, world
 from tests.conductor.test_kill_sweep import SHA, Sitting, plan_for, records, sitting, until_killed
 from tests.conductor.test_release import ROSTER
@@ -190,6 +196,57 @@ async def test_a_killed_run_that_had_failed_or_was_halted_does_not_go_on(tmp_pat
             async with recording(tmp_path / name, clock) as recorder:
                 await recorder.record(event)
                 assert must_abort(recorder.state(), plan)
+
+
+class Disk(SystemIo):
+    """A disk whose journal takes nothing more from a moment on; other files it takes."""
+
+    def __init__(self) -> None:
+        self.failing = False
+        self._journal: set[int] = set()
+
+    def open(self, path: Path, flags: int) -> int:
+        """Open, and remember what is the journal."""
+        opened = super().open(path, flags)
+        (self._journal.add if path.name == JOURNAL_NAME else self._journal.discard)(opened)
+        return opened
+
+    def write(self, fd: int, data: memoryview) -> int:
+        """Write, unless it fails."""
+        if self.failing and fd in self._journal:
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+        return super().write(fd, data)
+
+
+async def test_a_release_whose_journal_fails_is_rolled_back_and_again_on_record(tmp_path: Path) -> None:
+    disk = Disk()
+
+    async def fails_at_two(step: int) -> None:
+        disk.failing = step == 2
+
+    async with asyncio.timeout(100), world() as made:
+        clock = FastClock(50)
+        plan = plan_for(made, clock, "continue")
+        async with sitting(tmp_path, made, plan, clock, allowed=fails_at_two, io=disk) as first:
+            ended = await first.release.run()
+            assert ended.exit == 20
+            closed = await first.recorder.record_abort(
+                RunClosed(exit=20, outcome=ended.outcome, cause=ended.cause)
+            )
+            assert closed.stored is Stored.SIDE
+        assert await made.canary_replicas() == 0
+        assert await made.weights() == [{"web-stable": 100, "web-canary": 0}]
+        found = records(tmp_path)
+        assert not [e for e in found if isinstance(e, (RollbackStarted, RunClosed))]
+        async with sitting(tmp_path, made, plan, clock, taken_up=True) as second:
+            # Without them the plan would have it go on where it was.
+            assert await second.recorder.settle_gaps()
+            assert must_abort(second.recorder.state(), plan) == ""
+            assert (await second.release.abort_only("records of an abort are outside")).exit == 20
+        found = records(tmp_path)
+        assert rollbacks_proven(found).ok, rollbacks_proven(found).detail
+        assert any(isinstance(e, JournalGap) and e.where == "aborts.jsonl" for e in found)
+        assert await made.stable() == {"web": (2, OLD.format("web"))}
 
 
 async def test_no_step_is_decided_twice_over_many_kills(tmp_path: Path) -> None:
