@@ -17,7 +17,7 @@ import pytest
 import pytest_asyncio
 from aiohttp import web
 
-from cockpit.backends.cluster import REPLICASET
+from cockpit.backends.cluster import DEPLOYMENT, REPLICASET
 from cockpit.backends.metrics import PrometheusMetrics
 from cockpit.conductor.bake import LookResult
 from cockpit.conductor.people import Stop
@@ -279,9 +279,14 @@ async def taken_over(site: Field, made: World, scale_down: str) -> None:
     await mine.create("Rollout", spec, "web")
 
     async def there() -> bool:
-        status = (await mine.get("web")).get("status") or {}
-        wanted = (await made.stable())["web"][0]
-        return status.get("phase") == "Healthy" and wanted == (0 if scale_down == "onsuccess" else 2)
+        if ((await mine.get("web")).get("status") or {}).get("phase") != "Healthy":
+            return False
+        found = await made.admin.get(DEPLOYMENT, "web-stable")
+        wanted, status = found["spec"]["replicas"], found["status"]
+        counts = {status.get(name, 0) for name in ("replicas", "updatedReplicas", "readyReplicas")}
+        seen = status["observedGeneration"] == found["metadata"]["generation"]
+        # By itself the Deployment is well: it has what it wants.
+        return seen and {wanted} == counts == {0 if scale_down == "onsuccess" else 2}
 
     await until(there)
 
