@@ -119,9 +119,9 @@ async def conduct(
             closed = await recorder.record_abort(
                 RunClosed(exit=ending.exit, outcome=ending.outcome, cause=ending.cause)
             )
-            if closed.stored is not Stored.JOURNAL:
-                # Not ended for whoever reads the record. The next sitting opens the file afresh, looks at the
-                # world, and closes it.
+            if closed.stored is not Stored.JOURNAL and recorder.state().closed is None:
+                # Not ended for whoever reads the record. The next conductor opens the file afresh, looks at
+                # the world, and closes it. (A rollback of which nothing is on record has only its exit code.)
                 print(f"conductor: the end is not on record: {ending.cause}", file=sys.stderr)
                 return _UNRECORDED
         _finish(run_dir, recorder, ending)
