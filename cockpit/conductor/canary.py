@@ -42,6 +42,7 @@ from cockpit.verdicts.analysis import weight_agrees
 T = TypeVar("T")
 _BY = "A1"
 _LOOK_PAUSE = 0.25
+_OBSERVED_WITHIN = 10.0
 
 
 class PreflightFailed(CockpitError):
@@ -401,7 +402,7 @@ class Promotion:
     async def _record_stable(self) -> None:
         if self._stable.replicas:
             return
-        seen = await self._read(self._w.targets.stable)
+        seen = await self._observed_stable()
         self._see(seen)
         # Somebody's abandoned canary must not get new images under its traffic.
         weight, canary = await self._read(self._w.targets.weight), await self._read(self._w.targets.canary)
@@ -428,6 +429,15 @@ class Promotion:
                 replicas=self._stable.replicas, images=self._stable.images, canary=self._stable.canary
             )
         )
+
+    async def _observed_stable(self) -> list[DeploymentSeen]:
+        """Return stable once its controller has observed it: our own stamp makes a new generation of it."""
+        give_up = self._w.clock.monotonic() + _OBSERVED_WITHIN
+        while True:
+            seen = await self._read(self._w.targets.stable)
+            if all(d.settled for d in seen) or self._w.clock.monotonic() >= give_up:
+                return seen
+            await self._w.clock.sleep(_LOOK_PAUSE)
 
     async def _rolled_out(
         self,
