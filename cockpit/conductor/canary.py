@@ -8,28 +8,27 @@ promotion early is raised: `Breach` for a failed look, `Inconclusive` for one th
 from __future__ import annotations
 
 from bisect import bisect_right
-from collections.abc import Awaitable, Callable, Coroutine, Mapping
+from collections.abc import Awaitable, Callable, Coroutine
 from dataclasses import dataclass
 from functools import partial
-from types import MappingProxyType
-from typing import Any, Protocol, TypeVar
+from typing import Any, Protocol
 
 from cockpit.base.clock import Clock
-from cockpit.base.errors import BackendError, BackendUnreachable, CockpitError, Conflict, EffectRefused
+from cockpit.base.errors import BackendError, CockpitError, EffectRefused
 from cockpit.base.tasks import alongside
 from cockpit.base.text import visible
 from cockpit.conductor.abort import Stable
-from cockpit.conductor.bake import Analyst, Bake, Breach, Inconclusive
-from cockpit.conductor.drift import drift, other_images, unchanged, watch_drift
+from cockpit.conductor.bake import Analyst, Bake, Inconclusive
+from cockpit.conductor.drift import other_images, unchanged
 from cockpit.conductor.effects import EffectsGate
+from cockpit.conductor.observing import Observer
 from cockpit.conductor.recorder import Recorder
 from cockpit.conductor.resume import Progress
-from cockpit.conductor.targets import DeploymentSeen, Targets
+from cockpit.conductor.targets import Targets
 from cockpit.conductor.tools import BakeClock
 from cockpit.journal.events import (
     Noted,
     Released,
-    ReplicasSeen,
     StableRecorded,
     StepDecided,
     StepStage,
@@ -37,12 +36,8 @@ from cockpit.journal.events import (
     WeightSeen,
 )
 from cockpit.plan.model import Plan
-from cockpit.verdicts.analysis import weight_agrees
 
-T = TypeVar("T")
 _BY = "A1"
-_LOOK_PAUSE = 0.25
-_OBSERVED_WITHIN = 10.0
 
 
 class PreflightFailed(CockpitError):
@@ -97,6 +92,9 @@ class Promotion:
     def __init__(self, wiring: Wiring) -> None:
         self._w = wiring
         self._canary = wiring.plan.canary
+        self._observer = Observer(
+            wiring.targets, wiring.analyst, wiring.effects, wiring.recorder, wiring.plan.canary, wiring.clock
+        )
         self._stable = Stable()
         self._replacing = False
         self._carried = False
@@ -222,11 +220,14 @@ class Promotion:
             await self._forward("shift", f"canary weight {weight}", partial(self._w.targets.shift, weight))
         await self._stage(step, "observe")
         async with alongside(self._guard(step)):
-            await self._observe(weight)
+            await self._observer.weight_observed(weight)
         await self._stage(step, "bake")
         bake = Bake(self._w.analyst, self._canary, self._w.clock, self._w.recorder, step, self._w.bake)
         while True:
-            async with alongside(self._w.watch(step)), alongside(self._watch_drift(weight)):
+            async with (
+                alongside(self._w.watch(step)),
+                alongside(self._observer.watch_drift(weight, self._stable.images)),
+            ):
                 await bake.until_passed()
             # The agents judge what has baked; a breach in the meantime still ends the step.
             async with alongside(self._guard(step)):
@@ -236,7 +237,7 @@ class Promotion:
         await self._stage(step, "decide")
         if self._w.effects.halted:
             raise EffectRefused("HALT is in force: the step is not decided", reason="halt")
-        unchanged(await self._drift(weight))
+        unchanged(await self._observer.drift(weight, self._stable.images))
         await self._w.recorder.record(
             StepDecided(step=step, weight=weight, decision="advance", reason=bake.summary)
         )
@@ -255,7 +256,7 @@ class Promotion:
     async def _against_stable(self, *, ready: bool = True) -> list[str]:
         """Return what speaks against stable as what is gone back to, or is to be replaced."""
         reasons = []
-        for deployment in await self._read(self._w.targets.stable):
+        for deployment in await self._observer.read(self._w.targets.stable):
             wanted = self._stable.replicas[deployment.name]
             if deployment.wanted < wanted or (ready and deployment.ready < wanted):
                 reasons.append(
@@ -263,7 +264,7 @@ class Promotion:
                 )
             if deployment.image != self._stable.images[deployment.name]:
                 reasons.append(f"rollback is not feasible: {deployment.name} runs {deployment.image}")
-        strangers = await self._read(self._w.targets.strangers)
+        strangers = await self._observer.read(self._w.targets.strangers)
         return reasons + [f"somebody else keeps pods of the release: {one}" for one in strangers]
 
     async def _scale_canary(self, weight: int) -> None:
@@ -280,37 +281,7 @@ class Promotion:
                 detail=image,
             )
         new = {service.canary_deployment: service.image.text for service in self._w.plan.services}
-        await self._rolled_out(self._w.targets.canary, "the canary", new)
-
-    async def _observe(self, weight: int) -> None:
-        """Wait until the observed share of requests agrees with the weight; the step's clock waits."""
-        give_up = self._w.clock.monotonic() + self._canary.weight_deadline
-        window = max(3.0, 3 * self._canary.interval)
-        while True:
-            desired = await self._read(self._w.targets.weight)
-            seen = await self._w.analyst.share(window)
-            self._w.recorder.note(
-                WeightSeen(
-                    desired=desired,
-                    observed=None if seen.share is None else round(100 * seen.share, 2),
-                    source="request shares",
-                )
-            )
-            if desired == weight and weight_agrees(seen.share, weight, self._canary.weight_tolerance):
-                return
-            if self._w.clock.monotonic() >= give_up:
-                what = "nothing" if seen.share is None else f"{100 * seen.share:.1f} %"
-                raise Inconclusive(
-                    f"after {self._canary.weight_deadline:g} s the route says {desired} %, the requests "
-                    f"{what}, where {weight} % is wanted: {seen.problem or 'the shares do not agree'}"
-                )
-            await self._w.clock.sleep(min(self._canary.interval, 1.0))
-
-    async def _watch_drift(self, weight: int) -> None:
-        await watch_drift(self._w.targets, self._canary, self._w.clock, weight, self._stable.images)
-
-    async def _drift(self, weight: int) -> list[str]:
-        return await self._read(lambda: drift(self._w.targets, weight, self._stable.images))
+        await self._observer.rolled_out(self._w.targets.canary, "the canary", new)
 
     # -- the end --------------------------------------------------------------------------------------
 
@@ -326,7 +297,8 @@ class Promotion:
             await self._w.before(last + 1)
             # Not whether all of it is ready: the canary carries everything, and its pods are replaced now.
             reasons = await self._against_stable(ready=False)
-            reasons += await self._drift(self._weight(last))  # a person's approval may have taken hours
+            # A person's approval may have taken hours, in which others may have deployed.
+            reasons += await self._observer.drift(self._weight(last), self._stable.images)
             if reasons:
                 raise PreflightFailed("; ".join(reasons))
         await self._stage(last, "promote", "stable takes the new images")
@@ -339,12 +311,12 @@ class Promotion:
                 act = partial(self._w.targets.set_image, name, container, image)
                 await self._forward("promote", f"{name} {image}", act)
             new = {service.stable_deployment: service.image.text for service in self._w.plan.services}
-            await self._rolled_out(self._w.targets.stable, "stable", new, self._stable.replicas)
+            await self._observer.rolled_out(self._w.targets.stable, "stable", new, self._stable.replicas)
         await self._stage(last, "promote", "stable carries the traffic again")
         await self._forward("shift", "canary weight 0, stable is new", partial(self._w.targets.shift, 0))
-        if await self._read(self._w.targets.weight) != 0:
+        if await self._observer.read(self._w.targets.weight) != 0:
             raise Inconclusive("the route still gives the canary traffic")
-        unchanged(other_images(await self._read(self._w.targets.stable), new))
+        unchanged(other_images(await self._observer.read(self._w.targets.stable), new))
         # From here on it is out: canary and stable are the same version, and stable carries everything.
         self._carried = True
         self._w.effects.out()
@@ -356,14 +328,14 @@ class Promotion:
         await self._stage(last, "promote", "the canary is scaled down")
         # Nothing reaches it any more: taking it down is no promotion, and no trouble with it a rollback.
         try:
-            await self._drained()
+            await self._observer.drained()
             for service in self._w.plan.services:
                 name = service.canary_deployment
                 act = partial(self._w.targets.scale, name, 0)
                 await self._w.effects.abort(
                     "scale", f"{name} to 0", act, env=self._w.plan.environment, by=_BY
                 )
-            await self._canary_gone()
+            await self._observer.canary_gone()
         except (BackendError, EffectRefused, Inconclusive) as error:
             text = f"released, but the canary is not scaled down: {error}"
             await self._w.recorder.record_abort(Noted(level="error", text=visible(text)))
@@ -371,41 +343,18 @@ class Promotion:
     async def _forward(self, verb: str, target: str, act: Callable[[], Awaitable[None]]) -> None:
         await self._w.effects.forward(verb, target, act, env=self._w.plan.environment, by=_BY)
 
-    async def _drained(self) -> None:
-        give_up = self._w.clock.monotonic() + self._canary.drain_deadline
-        window = max(4.0, 4 * self._canary.interval)
-        while True:
-            desired = await self._read(self._w.targets.weight)
-            requests = await self._w.analyst.canary_requests(window)
-            if desired == 0 and requests == 0:
-                self._w.recorder.note(WeightSeen(desired=0, observed=0.0, source="request counts"))
-                break
-            if self._w.clock.monotonic() >= give_up:
-                raise Inconclusive(f"requests still reach the canary after {self._canary.drain_deadline:g} s")
-            await self._w.clock.sleep(_LOOK_PAUSE)
-        await self._w.clock.sleep(self._canary.drain)
-
-    async def _canary_gone(self) -> None:
-        give_up = self._w.clock.monotonic() + self._canary.drain_deadline
-        while True:
-            canary = await self._read(self._w.targets.canary)
-            self._see(canary)
-            pods = await self._read(self._w.targets.canary_pods)
-            if all(deployment.gone for deployment in canary) and pods == 0:
-                return
-            if self._w.clock.monotonic() >= give_up:
-                raise Inconclusive(f"canary pods are left after {self._canary.drain_deadline:g} s")
-            await self._w.clock.sleep(_LOOK_PAUSE)
-
     # -- helpers --------------------------------------------------------------------------------------
 
     async def _record_stable(self) -> None:
         if self._stable.replicas:
             return
-        seen = await self._observed_stable()
-        self._see(seen)
+        seen = await self._observer.stable()
+        self._observer.see(seen)
         # Somebody's abandoned canary must not get new images under its traffic.
-        weight, canary = await self._read(self._w.targets.weight), await self._read(self._w.targets.canary)
+        weight, canary = (
+            await self._observer.read(self._w.targets.weight),
+            await self._observer.read(self._w.targets.canary),
+        )
         left = [d.name for d in canary if d.wanted or d.total]
         if weight or left:
             raise PreflightFailed(
@@ -429,58 +378,6 @@ class Promotion:
                 replicas=self._stable.replicas, images=self._stable.images, canary=self._stable.canary
             )
         )
-
-    async def _observed_stable(self) -> list[DeploymentSeen]:
-        """Return stable once its controller has observed it: our own stamp makes a new generation of it."""
-        give_up = self._w.clock.monotonic() + _OBSERVED_WITHIN
-        while True:
-            seen = await self._read(self._w.targets.stable)
-            if all(d.settled for d in seen) or self._w.clock.monotonic() >= give_up:
-                return seen
-            await self._w.clock.sleep(_LOOK_PAUSE)
-
-    async def _rolled_out(
-        self,
-        read: Callable[[], Awaitable[list[DeploymentSeen]]],
-        what: str,
-        images: Mapping[str, str],
-        least: Mapping[str, int] = MappingProxyType({}),
-    ) -> None:
-        """Wait until all wanted replicas are ready, and no fewer than `least` by Deployment.
-
-        Raises Inconclusive when one does not ask for its image of `images` any more.
-        """
-        give_up = self._w.clock.monotonic() + self._canary.rollout_deadline
-        while True:
-            seen = await self._read(read)
-            self._see(seen)
-            unchanged(other_images(seen, images))
-            full = {d.name: max(d.wanted, least.get(d.name, 0)) for d in seen}
-            waiting = [d for d in seen if not d.settled or d.ready < full[d.name]]
-            if not waiting:
-                return
-            if self._w.clock.monotonic() >= give_up:
-                names = ", ".join(f"{d.name} {d.ready}/{full[d.name]}" for d in waiting)
-                raise Breach(
-                    f"{what} was not ready within {self._canary.rollout_deadline:g} s: {names}", gate="slo"
-                )
-            if self._w.effects.halted:
-                raise EffectRefused(f"HALT is in force while {what} rolls out", reason="halt")
-            await self._w.clock.sleep(_LOOK_PAUSE)
-
-    async def _read(self, read: Callable[[], Awaitable[T]]) -> T:
-        """Read the world; one failed request is no reason to roll back, many for the grace period are."""
-        give_up = self._w.clock.monotonic() + self._canary.provider_grace
-        while True:
-            try:
-                return await read()
-            except (BackendUnreachable, Conflict):
-                if self._w.clock.monotonic() >= give_up:
-                    raise
-            await self._w.clock.sleep(_LOOK_PAUSE)
-
-    def _see(self, deployments: list[DeploymentSeen]) -> None:
-        self._w.recorder.note(ReplicasSeen(deployments={d.name: [d.wanted, d.ready] for d in deployments}))
 
     async def _stage(self, step: int, stage: str, detail: str = "") -> None:
         await self._w.recorder.record(StepStage(step=step, stage=stage, detail=detail))
