@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import errno
+import itertools
 import os
 import shutil
 import signal
@@ -23,15 +25,29 @@ Probe = Callable[[], Awaitable[bool]]
 _POLL = 0.05
 _STOP_SECONDS = 10.0
 _TAIL = 2000
+_FIRST_PORT, _PORTS, _APART = 10_000, 22_000, 131
+_taken = itertools.count()
 
 
 def free_ports(count: int) -> list[int]:
-    """Return TCP ports of loopback that are free now; in a namespace of our own nobody else takes them."""
+    """Return TCP ports of loopback that are free now and likely stay so until a server has them.
+
+    They lie below those the kernel gives to connections, and processes beside one another look for theirs
+    in different places; in a namespace of our own there is nobody else. Raises OSError when there are none.
+    """
     with ExitStack() as stack:
-        held = [stack.enter_context(socket.socket()) for _ in range(count)]
-        for one in held:
-            one.bind(("127.0.0.1", 0))
-        return [int(one.getsockname()[1]) for one in held]
+        held: list[int] = []
+        for _ in range(_PORTS):
+            port = _FIRST_PORT + (os.getpid() * _APART + next(_taken)) % _PORTS
+            one = stack.enter_context(socket.socket())
+            try:
+                one.bind(("127.0.0.1", port))
+            except OSError:
+                continue  # somebody has it
+            held.append(port)
+            if len(held) == count:
+                return held
+    raise OSError(errno.EADDRINUSE, f"no {count} free TCP ports from {_FIRST_PORT} to {_FIRST_PORT + _PORTS}")
 
 
 class Running:
