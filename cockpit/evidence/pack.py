@@ -9,7 +9,7 @@ verification to say.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal, get_args
@@ -21,7 +21,7 @@ from cockpit.base.limits import MAX_BLOB_BYTES
 from cockpit.evidence import container, manifest
 from cockpit.evidence.contents import BLOBS, Journal, digests_in, journal_of
 from cockpit.evidence.sealing import ATTESTATION, attestation_path
-from cockpit.journal.blobs import SALT_BYTES
+from cockpit.journal.blobs import SALT_BYTES, BlobStore
 from cockpit.journal.events import RunOpened
 from cockpit.journal.fold import Fold
 from cockpit.journal.heads import PUBLIC_KEY_NAME, head_files, parse_and_verify, read_public_key
@@ -174,12 +174,26 @@ def _blobs(run_dir: Path, lines: bytes) -> dict[str, bytes]:
 
 def _artifacts(run_dir: Path, state: ReleaseState) -> dict[str, bytes]:
     files: dict[str, bytes] = {}
-    recorded: Iterable[str] = [name for one in state.artifacts for name in (one.path, one.bundle) if name]
-    for one in recorded:
-        name, place = artifact_file(run_dir, one)
+    recorded = [
+        (name, sha256)
+        for one in state.artifacts
+        for name, sha256 in ((one.path, one.sha256), (one.bundle, ""))
+        if name
+    ]
+    for path, sha256 in recorded:
+        name, place = artifact_file(run_dir, path)
         container.check_names([name])  # before the file system is asked: a path must not leave the folder
-        _take(files, name, place)
+        if _take(files, name, place) and sha256 and sha256_hex(files[name]) != sha256:
+            files[name] = _as_recorded(run_dir, sha256) or files[name]
     return files
+
+
+def _as_recorded(run_dir: Path, sha256: str) -> bytes:
+    """Return what was written over by something that was never recorded; empty where it was not kept."""
+    try:
+        return BlobStore(run_dir / BLOBS).get(f"sha256:{sha256}")
+    except JournalError:
+        return b""
 
 
 def _add(files: dict[str, bytes], name: str, data: bytes) -> None:

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from cockpit.agentkit.artifacts import Artifacts
 from cockpit.base.errors import EvidenceError
 from cockpit.evidence.pack import build_pack
 from cockpit.evidence.rebuild import rebuild
@@ -69,6 +70,14 @@ def test_a_second_build_has_the_same_digest(made: Made, tmp_path: Path) -> None:
     again = build_pack(made.folder, "closing", made.facts, head=made.head, path=tmp_path / "again.zip")
     assert again.sha256 == made.pack.sha256
     assert again.path.stat().st_mode & 0o777 == 0o600
+
+
+def test_what_was_written_over_and_never_recorded_is_not_in_it(made: Made, tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    shutil.copytree(made.folder, folder)
+    Artifacts(folder).write("perf/headroom.json", b'{"web":0.1}', "report")
+    again = build_pack(folder, "closing", made.facts, head=made.head, path=tmp_path / "again.zip")
+    assert again.sha256 == made.pack.sha256
 
 
 def test_rebuilding_says_what_differs(made: Made, tmp_path: Path) -> None:
