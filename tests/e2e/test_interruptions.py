@@ -12,13 +12,10 @@ import pytest
 from cockpit.journal import events as ev
 from cockpit.journal.events import AnyEvent
 from tests.e2e.rehearsals import Rehearsed, Running, cockpit
+from tests.e2e.shells import baking, halt_and_roll_back, released, take_back
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(500)]
 Reach = Callable[..., Running]
-
-
-def _baking(event: AnyEvent) -> bool:
-    return isinstance(event, ev.LookTaken)
 
 
 def _first_agent(event: AnyEvent) -> bool:
@@ -49,7 +46,7 @@ def _closed(run: Rehearsed) -> None:
     ids=lambda number: number.name,
 )
 def test_a_signal_to_auto_in_mid_canary_aborts(reach: Reach, number: signal.Signals) -> None:
-    running = reach("green", _baking)
+    running = reach("green", baking)
     running.process.send_signal(number)
     run = running.end()
     assert run.code == 20, run.out + run.err
@@ -59,7 +56,7 @@ def test_a_signal_to_auto_in_mid_canary_aborts(reach: Reach, number: signal.Sign
 
 @pytest.mark.long
 def test_a_signal_to_the_conductor_in_mid_canary_aborts(reach: Reach) -> None:
-    running = reach("green", _baking)
+    running = reach("green", baking)
     os.kill(running.conductor_pid(), signal.SIGTERM)
     run = running.end()
     assert run.code == 20
@@ -78,7 +75,7 @@ def test_a_signal_before_traffic_moves_ends_as_halted(reach: Reach) -> None:
 
 @pytest.mark.long
 def test_a_killed_conductor_is_resumed_into_an_abort(reach: Reach) -> None:
-    running = reach("green", _baking)
+    running = reach("green", baking)
     os.kill(running.conductor_pid(), signal.SIGKILL)
     run = running.end()
     assert run.code == 20
@@ -88,18 +85,18 @@ def test_a_killed_conductor_is_resumed_into_an_abort(reach: Reach) -> None:
 
 
 def test_a_killed_conductor_goes_on_and_then_takes_halt_and_rollback_from_another_shell(reach: Reach) -> None:
-    running = reach("operator-lost", _baking)
+    running = reach("operator-lost", baking)
     os.kill(running.conductor_pid(), signal.SIGKILL)
     resumed = running.wait_for(lambda event: isinstance(event, ev.RunResumed))
     assert isinstance(resumed, ev.RunResumed) and resumed.into == "continue"
-    running.wait_for(lambda event: _baking(event) and event.seq > resumed.seq)
-    run = _halted_and_rolled_back(running)
+    running.wait_for(lambda event: baking(event) and event.seq > resumed.seq)
+    run = halt_and_roll_back(running)
     _closed(run)
 
 
 @pytest.mark.long
 def test_a_killed_conductor_goes_on_where_it_was_when_the_plan_says_so(reach: Reach) -> None:
-    running = reach("operator-lost", _baking)
+    running = reach("operator-lost", baking)
     os.kill(running.conductor_pid(), signal.SIGKILL)
     run = running.end()
     assert run.code == 0, run.out[-3000:] + run.err
@@ -111,21 +108,9 @@ def test_a_killed_conductor_goes_on_where_it_was_when_the_plan_says_so(reach: Re
 
 @pytest.mark.long
 def test_a_release_that_is_out_is_rolled_back_in_another_sitting(reach: Reach) -> None:
-    running = reach("green", lambda event: isinstance(event, ev.Released), "--keep", "60", within=240.0)
-    running.wait_for(lambda event: isinstance(event, ev.RunClosed))
-    without = cockpit("rollback", "--run", str(running.folder))
-    assert without.returncode == 64 and "reason" in without.stderr
-    undone = cockpit(
-        "rollback", "--run", str(running.folder), "--reason", "kpi_regression: a drill", timeout=200
-    )
-    run = running.end()
+    running = reach("green", released, "--keep", "60", within=240.0)
+    run = take_back(running)
     running.end_world()
-    assert undone.returncode == 20, undone.stdout + undone.stderr
-    stable = run.of(ev.StableRecorded)[0]
-    redeployed = {e.target for e in run.of(ev.EffectIntended) if e.verb == "redeploy"}
-    assert redeployed == {f"{name} {image}" for name, image in {**stable.images, **stable.canary}.items()}
-    assert run.of(ev.RollbackVerified)
-    assert run.of(ev.RollbackStarted)[0].reason == "kpi_regression"
     _closed(run)
 
 
@@ -139,28 +124,15 @@ def test_the_release_goes_on_without_its_front_end(reach: Reach) -> None:
     assert (running.folder / "journal.jsonl").exists()
 
 
-def _halted_and_rolled_back(running: Running) -> Rehearsed:
-    halted = cockpit("halt", "--run", str(running.folder), "--reason", "a drill")
-    assert halted.returncode == 0, halted.stdout + halted.stderr
-    at = running.wait_for(lambda event: isinstance(event, ev.HaltBegan)).seq
-    rolled = cockpit("rollback", "--run", str(running.folder), "--reason", "a drill", "--wait")
-    assert rolled.returncode == 0, rolled.stdout + rolled.stderr
-    run = running.end()
-    assert run.code == 20
-    forward = [e for e in run.of(ev.EffectIntended) if e.lane == "forward" and e.seq > at]
-    assert forward == []
-    return run
-
-
 @pytest.mark.long
 def test_halt_then_rollback_from_another_shell(reach: Reach) -> None:
-    running = reach("green", _baking)
-    _closed(_halted_and_rolled_back(running))
+    running = reach("green", baking)
+    _closed(halt_and_roll_back(running))
 
 
 @pytest.mark.long
 def test_a_frozen_conductor_that_does_not_take_a_halt_is_replaced(reach: Reach) -> None:
-    running = reach("green", _baking)
+    running = reach("green", baking)
     os.kill(running.conductor_pid(), signal.SIGSTOP)
     cockpit("halt", "--run", str(running.folder), "--reason", "frozen")
     run = running.end()

@@ -118,7 +118,7 @@ def _servers() -> Iterator[Servers]:
 
 @pytest.mark.parametrize("given", seeds(3), ids=lambda seed: str(seed) if seed is not None else "drawn")
 def test_whatever_happens_to_real_servers_the_invariants_hold(
-    tmp_path: Path, given: int | None, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, given: int | None, capsys: pytest.CaptureFixture[str], again: Again
 ) -> None:
     need(*NEEDED)
     seed = fresh() if given is None else given
@@ -143,7 +143,4 @@ def test_whatever_happens_to_real_servers_the_invariants_hold(
                 code = (struck.folder / "exit").read_text()
                 print(f"  {len(struck.fell)} of {len(ordeal.blows)} blows fell; it ended with {code}")
 
-    again = Again()
-    again.once(f"seed {seed}", attempt)
-    with capsys.disabled():
-        print(*again.said, sep="\n")
+    again.once(f"seed {seed} on real servers", attempt)
