@@ -182,7 +182,7 @@ async def test_where_nobody_listens_a_statement_is_left_for_the_next_sitting(tmp
         code, said = await made.run("approve", "--reason", REASON)
         assert (code, "left in" in said) == (0, True), said
         await until(lambda: on_disk(made.folder, ApprovalReceived))
-        assert made.recorder.state().people.requests[0].result == "granted"
+        await until(lambda: made.recorder.state().people.requests[0].result == "granted")
         assert request.startswith("promote-")
 
 

@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -60,6 +61,8 @@ def test_who_interrupts_the_builder_is_told_what_stays(tmp_path: Path) -> None:
         stderr=subprocess.PIPE,
         text=True,
         start_new_session=True,
+        # Whoever runs the tests in the background may have had it ignored.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
     try:
         assert running.stdout is not None
@@ -71,7 +74,9 @@ def test_who_interrupts_the_builder_is_told_what_stays(tmp_path: Path) -> None:
         os.killpg(running.pid, signal.SIGINT)  # as Ctrl-C does
         _, said = running.communicate(timeout=30)
     finally:
-        running.kill()
+        with suppress(ProcessLookupError):
+            os.killpg(running.pid, signal.SIGKILL)
+        running.communicate()
     assert running.returncode == 1
     assert "interrupted" in said and "Traceback" not in said
 
