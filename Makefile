@@ -47,7 +47,7 @@ lint: dev
 	@$(BIN)/lint-imports
 
 test: lint
-	@$(call tested,$(BIN)/pytest,-n $(JOBS),"not e2e and not tmux and not real and not long")
+	@$(call tested,$(BIN)/pytest,-n $(JOBS) --dist worksteal,"not e2e and not tmux and not real and not long")
 	@$(MAKE) --no-print-directory test-real
 	@$(call tested,$(BIN)/pytest,-p no:xdist,"(e2e or tmux) and not real and not long")
 
@@ -60,7 +60,7 @@ test-real: dev
 	elif [ "$(REAL)" = 1 ]; then exit 1; else echo "skipped: every test on real servers, for want of a network namespace"; fi
 
 test-fast: dev
-	@$(BIN)/pytest -n $(JOBS) -m "not e2e and not tmux and not real and not long" tests
+	@$(BIN)/pytest -n $(JOBS) --dist worksteal -m "not e2e and not tmux and not real and not long" tests
 
 test-long: dev
 	@$(BIN)/pytest -p no:xdist -m "long and not real" tests
